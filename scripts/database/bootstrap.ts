@@ -1,0 +1,62 @@
+// What only an administrator may do, once per database and safe to repeat: roles, the extension, and
+// handing the schema to its owner. Everything after this runs as rekko_owner.
+import type { Connection } from './connection.ts'
+
+/** The logins of the Worker. Tests and development use the name as the password. */
+export const LOGIN_ROLES = ['rekko_app', 'rekko_operator', 'rekko_jobs'] as const
+export type LoginRole = (typeof LOGIN_ROLES)[number]
+
+/**
+ * @param passwords for logins that do not exist yet; a login that exists keeps its password
+ */
+export async function bootstrap(admin: Connection, passwords: Record<LoginRole, string>): Promise<void> {
+  await createRole(admin, 'rekko_owner', 'nologin')
+  for (const role of LOGIN_ROLES) {
+    await createRole(admin, role, `login password ${toLiteral(passwords[role])}`)
+  }
+  await createRole(admin, 'rekko_backup', 'nologin bypassrls')
+  await admin.execute(`
+    do $$
+    begin
+      execute format('revoke all on database %I from public', current_database());
+      execute format('grant connect on database %I to rekko_app, rekko_operator, rekko_jobs, rekko_backup', current_database());
+      execute format('grant connect, create on database %I to rekko_owner', current_database());
+      execute format('grant rekko_owner to %I', current_user);
+    end $$;
+    grant usage, create on schema public to rekko_owner;
+    create extension if not exists vector;
+    alter default privileges for role rekko_owner revoke execute on functions from public;
+  `)
+  await handOver(admin)
+}
+
+async function createRole(admin: Connection, role: string, options: string): Promise<void> {
+  const [existing] = await admin.query('select 1 from pg_roles where rolname = $1', [role])
+  if (!existing) {
+    await admin.execute(`create role ${role} nosuperuser nocreatedb nocreaterole noinherit ${options}`)
+  }
+}
+
+/** Tables of an earlier installation belong to whoever migrated it; the owner needs to own them. */
+async function handOver(admin: Connection): Promise<void> {
+  await admin.execute(`
+    do $$
+    declare
+      relation regclass;
+    begin
+      for relation in
+        select c.oid from pg_class c
+        where c.relnamespace = 'public'::regnamespace and c.relkind = 'r' and c.relowner <> 'rekko_owner'::regrole
+          and c.relname in ('tenants', 'faces', 'verifications', 'usage_records', 'schema_migrations')
+      loop
+        execute format('alter table %s owner to rekko_owner', relation);
+      end loop;
+    end $$;
+  `)
+}
+
+/** Passwords cannot be parameters of CREATE ROLE. */
+function toLiteral(text: string): string {
+  if (text.includes('\\') || text.includes('\0')) throw new RangeError('a password must not contain a backslash or NUL')
+  return `'${text.replaceAll("'", "''")}'`
+}

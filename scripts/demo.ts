@@ -1,0 +1,246 @@
+// `make demo`: the main job for real. A database, the Worker in workerd, and over HTTP: enroll a gallery,
+// verify genuine people and impostors, identify known and unknown people, read audit and usage, erase.
+// Ends with one line of totals; fails when the gate would have let somebody wrong in.
+import { randomBytes } from 'node:crypto'
+import { SCOPES } from '../src/auth/api-key.ts'
+import { generateGallery, type Identity, readGallery } from './gallery.ts'
+import { createApiKey, createTenant } from './provision.ts'
+import { startService } from './service.ts'
+import { findFreePort } from './worker.ts'
+
+const GENERATED = { people: 25, samplesEach: 3, seed: 20261123 }
+/** Every so-manyth identity stays out of the gallery, to be searched for in vain. */
+const UNKNOWN_EVERY = 5
+const CONCURRENCY = 8
+
+interface Probe {
+  identity: string
+  sample: number[]
+}
+
+interface Totals {
+  enrolled: number
+  genuine: number
+  genuineVerified: number
+  impostors: number
+  impostorsAccepted: number
+  probes: number
+  identified: number
+  misidentified: number
+  unknown: number
+  unknownRefused: number
+  erased: number
+}
+
+async function main(): Promise<void> {
+  const file = process.env['FACES']
+  const people = file
+    ? await readGallery(file)
+    : generateGallery(GENERATED.people, GENERATED.samplesEach, GENERATED.seed)
+  const { enrolled, genuine, unknown } = split(people)
+  report(`${people.length} people ${file ? 'from the file' : 'generated'}: ${enrolled.length} to enroll`)
+  if (enrolled.length < 2) throw new Error('The demo needs at least two people to enroll.')
+
+  const port = await findFreePort(0)
+  const pepper = randomBytes(32).toString('base64')
+  const databaseUrl = process.env['DATABASE_URL']
+  report(`starting ${databaseUrl ? 'on PostgreSQL' : 'the embedded database'}`)
+  const service = await startService(databaseUrl ? { url: databaseUrl } : {}, port ?? 0, pepper, report)
+  try {
+    const tenant = await createTenant(service.admin, 'Demo', 'test')
+    const key = await createApiKey(service.admin, pepper, tenant, 'test', 'make demo', SCOPES)
+    const totals = await run(new Client(service.url, key), enrolled, genuine, unknown)
+    const faults = findFaults(totals)
+    for (const fault of faults) report(`FAILED: ${fault}`)
+    console.log(
+      `demo: enrolled ${totals.enrolled}, genuine verified ${totals.genuineVerified}/${totals.genuine}, ` +
+        `impostors accepted ${totals.impostorsAccepted}/${totals.impostors}, ` +
+        `identified ${totals.identified}/${totals.probes}, misidentified ${totals.misidentified}, ` +
+        `unknown people refused ${totals.unknownRefused}/${totals.unknown}, erased ${totals.erased}`,
+    )
+    if (faults.length > 0) process.exitCode = 1
+  } finally {
+    await service.stop()
+  }
+}
+
+/** The first sample of each person is enrolled, the others are probes; every fifth person is unknown. */
+function split(people: Identity[]): { enrolled: Identity[]; genuine: Probe[]; unknown: Probe[] } {
+  const toProbes = ({ name, samples }: Identity) => samples.map((sample) => ({ identity: name, sample }))
+  const isUnknown = (_: Identity, index: number) => (index + 1) % UNKNOWN_EVERY === 0
+  const enrolled = people.filter((identity, index) => !isUnknown(identity, index))
+  return {
+    enrolled,
+    genuine: enrolled.flatMap((identity) => toProbes({ ...identity, samples: identity.samples.slice(1) })),
+    unknown: people.filter(isUnknown).flatMap(toProbes),
+  }
+}
+
+async function run(client: Client, enrolled: Identity[], genuine: Probe[], unknown: Probe[]): Promise<Totals> {
+  const names = enrolled.map(({ name }) => name)
+
+  report(`enrolling ${enrolled.length} faces`)
+  await forEach(enrolled, async ({ name, samples }) => {
+    await client.send(201, 'POST', '/v1/faces', { external_id: name, embedding: samples[0] })
+  })
+
+  report(`verifying ${genuine.length} genuine claims`)
+  const verify = async (claimed: string, sample: number[]) => {
+    const decision = await client.send<{ verified: boolean }>(200, 'POST', '/v1/faces/verify', {
+      external_id: claimed,
+      embedding: sample,
+    })
+    return decision.verified
+  }
+  const genuineVerified = await count(genuine, ({ identity, sample }) => verify(identity, sample))
+
+  const impostors = [...genuine, ...unknown].flatMap(({ identity, sample }) =>
+    names.filter((claimed) => claimed !== identity).map((claimed) => ({ claimed, sample })),
+  )
+  report(`verifying ${impostors.length} claims of impostors`)
+  const impostorsAccepted = await count(impostors, ({ claimed, sample }) => verify(claimed, sample))
+
+  report(`searching for ${genuine.length} known and ${unknown.length} unknown probes`)
+  const identify = async (sample: number[]) => {
+    const search = await client.send<{ matches: { external_id: string }[]; faces_searched: number }>(
+      200,
+      'POST',
+      '/v1/faces/search',
+      { embedding: sample },
+    )
+    if (search.faces_searched !== enrolled.length) throw new Error(`${search.faces_searched} faces were searched`)
+    return search.matches[0]?.external_id ?? null
+  }
+  let identified = 0
+  let misidentified = 0
+  await forEach(genuine, async ({ identity, sample }) => {
+    const name = await identify(sample)
+    if (name === identity) identified++
+    else if (name !== null) misidentified++
+  })
+  const unknownRefused = await count(unknown, async ({ sample }) => (await identify(sample)) === null)
+
+  report('reading the audit and the usage')
+  const verifications = await client.countList('/v1/verifications')
+  const identifications = await client.countList('/v1/identifications')
+  expectEqual('verifications in the audit', verifications, genuine.length + impostors.length)
+  expectEqual('searches in the audit', identifications, genuine.length + unknown.length)
+
+  const [erasedName = ''] = names
+  report(`erasing ${erasedName}`)
+  await client.send(204, 'DELETE', `/v1/faces/${encodeURIComponent(erasedName)}`)
+  await client.send(404, 'GET', `/v1/faces/${encodeURIComponent(erasedName)}`)
+  await client.send(404, 'POST', '/v1/faces/verify', { external_id: erasedName, embedding: enrolled[0]?.samples[0] })
+  const found = await client.send<{ matches: unknown[] }>(200, 'POST', '/v1/faces/search', {
+    embedding: enrolled[0]?.samples[0],
+  })
+  expectEqual('people found by the face that was erased', found.matches.length, 0)
+  for (const list of ['/v1/verifications', '/v1/identifications']) {
+    expectEqual(
+      `rows of ${list} that still name the erased person`,
+      await client.countList(`${list}?external_id=${encodeURIComponent(erasedName)}`),
+      0,
+    )
+  }
+
+  const usage = await client.send<Record<string, number>>(200, 'GET', '/v1/usage')
+  expectEqual('registrations billed', usage['registrations'], enrolled.length)
+  expectEqual('verifications billed', usage['verifications'], verifications)
+  expectEqual('identifications billed', usage['identifications'], identifications + 1)
+  expectEqual('deletions billed', usage['deletions'], 1)
+
+  return {
+    enrolled: enrolled.length,
+    genuine: genuine.length,
+    genuineVerified,
+    impostors: impostors.length,
+    impostorsAccepted,
+    probes: genuine.length,
+    identified,
+    misidentified,
+    unknown: unknown.length,
+    unknownRefused,
+    erased: 1,
+  }
+}
+
+function findFaults(totals: Totals): string[] {
+  return [
+    totals.impostorsAccepted > 0 && 'an impostor got in',
+    totals.misidentified > 0 && 'somebody was taken for somebody else',
+    totals.unknownRefused < totals.unknown && 'somebody who is not enrolled was named',
+    totals.genuineVerified === 0 && totals.genuine > 0 && 'nobody genuine got in',
+    totals.identified === 0 && totals.probes > 0 && 'nobody was identified',
+  ].filter((fault) => fault !== false)
+}
+
+class Client {
+  readonly #url: string
+  readonly #key: string
+
+  constructor(url: string, key: string) {
+    this.#url = url
+    this.#key = key
+  }
+
+  /** @throws Error unless the answer has this status */
+  async send<Answer>(status: number, method: string, path: string, body?: unknown): Promise<Answer> {
+    const response = await fetch(this.#url + path, {
+      method,
+      headers: {
+        Authorization: `Bearer ${this.#key}`,
+        ...(body !== undefined && { 'Content-Type': 'application/json' }),
+      },
+      ...(body !== undefined && { body: JSON.stringify(body) }),
+      signal: AbortSignal.timeout(30_000),
+    })
+    const text = await response.text()
+    if (response.status !== status) throw new Error(`${method} ${path} answered ${response.status}: ${text}`)
+    return (text === '' ? {} : JSON.parse(text)) as Answer
+  }
+
+  /** Rows of a list, over all its pages. */
+  async countList(path: string): Promise<number> {
+    let rows = 0
+    let cursor: string | null = null
+    do {
+      const query: string = `${path.includes('?') ? '&' : '?'}limit=100${cursor ? `&cursor=${cursor}` : ''}`
+      const page: { data: unknown[]; next_cursor: string | null } = await this.send(200, 'GET', path + query)
+      rows += page.data.length
+      cursor = page.next_cursor
+    } while (cursor)
+    return rows
+  }
+}
+
+async function forEach<Item>(items: Item[], act: (item: Item) => Promise<void>): Promise<void> {
+  const queue = items.values()
+  await Promise.all(
+    Array.from({ length: CONCURRENCY }, async () => {
+      for (const item of queue) await act(item)
+    }),
+  )
+}
+
+async function count<Item>(items: Item[], holds: (item: Item) => Promise<boolean>): Promise<number> {
+  let held = 0
+  await forEach(items, async (item) => {
+    if (await holds(item)) held++
+  })
+  return held
+}
+
+function expectEqual(what: string, actual: unknown, expected: number): void {
+  if (actual !== expected) throw new Error(`${what}: ${actual}, and it should be ${expected}`)
+}
+
+function report(step: string): void {
+  console.error(`demo: ${step}`)
+}
+
+try {
+  await main()
+} catch (error) {
+  report(`FAILED: ${error instanceof Error ? error.message : String(error)}`)
+  process.exitCode = 1
+}

@@ -1,0 +1,157 @@
+// `make dev`, `make dev-clean` and `make dev-reset`: the service on this machine, with data that stay.
+import { execFile } from 'node:child_process'
+import { randomBytes } from 'node:crypto'
+import { readFile, rm, writeFile } from 'node:fs/promises'
+import { createInterface } from 'node:readline/promises'
+import { promisify } from 'node:util'
+import { SCOPES } from '../src/auth/api-key.ts'
+import { isAlive } from './database/connection.ts'
+import { createApiKey, createTenant } from './provision.ts'
+import { type Service, startService } from './service.ts'
+import { findFreePort } from './worker.ts'
+
+const DATA_FOLDER = '.rekko/data'
+const PID_FILE = '.rekko/dev.pid'
+const SECRETS_FILE = '.rekko/dev.json'
+const DEFAULT_PORT = 8787
+const ROLL_UP_INTERVAL_MS = 60_000
+
+interface Secrets {
+  pepper: string
+  apiKey: string | null
+}
+
+async function start(): Promise<void> {
+  const port = Number(process.env['PORT'] ?? DEFAULT_PORT)
+  const running = await findRunning()
+  if (running)
+    throw new Error(`"make dev" runs already, as process ${running}. Use it, or stop it with "make dev-clean".`)
+  if (!(Number.isInteger(port) && port > 0 && port < 65_536)) throw new Error('PORT must be a number from 1 to 65535.')
+  if ((await findFreePort(port)) === null) {
+    throw new Error(`Port ${port} is in use. Stop what listens there, or choose another: make dev PORT=${port + 1}`)
+  }
+
+  // asked from the start, so that Ctrl-C while things start still ends them in order
+  const asked = signalled()
+  const databaseUrl = process.env['DATABASE_URL']
+  const secrets = await readSecrets()
+  const service = await startService(
+    databaseUrl ? { url: databaseUrl } : { folder: DATA_FOLDER },
+    port,
+    secrets.pepper,
+    report,
+  )
+  await writeFile(PID_FILE, String(process.pid))
+  try {
+    const apiKey = await findKey(service, secrets)
+    printWelcome(service.url, apiKey)
+    // Cloudflare runs the schedule in production; here somebody has to ask for it
+    const schedule = setInterval(() => {
+      fetch(`${service.url}/cdn-cgi/handler/scheduled`).catch(() => {})
+    }, ROLL_UP_INTERVAL_MS)
+    await Promise.race([asked, service.workerStopped])
+    clearInterval(schedule)
+  } finally {
+    report('stopping')
+    await service.stop()
+    await rm(PID_FILE, { force: true })
+  }
+}
+
+async function stop(): Promise<void> {
+  const running = await findRunning()
+  if (!running) return report('nothing is running')
+  process.kill(running, 'SIGTERM')
+  const deadline = Date.now() + 15_000
+  while (isAlive(running)) {
+    if (Date.now() > deadline) throw new Error(`Process ${running} does not stop. End it yourself: kill -9 ${running}`)
+    await new Promise((resolve) => setTimeout(resolve, 100))
+  }
+  report(`stopped process ${running}`)
+}
+
+async function reset(): Promise<void> {
+  if (await findRunning()) throw new Error('Stop "make dev" first: make dev-clean')
+  if (process.env['YES'] !== '1') {
+    if (!process.stdin.isTTY) throw new Error('This deletes the development data. Say so: make dev-reset YES=1')
+    const terminal = createInterface({ input: process.stdin, output: process.stdout })
+    const answer = await terminal.question(`Delete all data in ${DATA_FOLDER}, with the development key? [y/N] `)
+    terminal.close()
+    if (!/^y(es)?$/i.test(answer)) return report('nothing was deleted')
+  }
+  await rm(DATA_FOLDER, { recursive: true, force: true })
+  await rm(SECRETS_FILE, { force: true })
+  report('deleted the development data')
+}
+
+/** The process of `make dev` in this folder; null when there is none. */
+async function findRunning(): Promise<number | null> {
+  const pid = Number(await readFile(PID_FILE, 'utf8').catch(() => '0'))
+  if (!isAlive(pid)) return null
+  // a number can be another program's by now
+  const { stdout } = await promisify(execFile)('ps', ['-o', 'command=', '-p', String(pid)])
+  return stdout.includes('scripts/dev.ts') ? pid : null
+}
+
+async function readSecrets(): Promise<Secrets> {
+  try {
+    // written below, by this program
+    return JSON.parse(await readFile(SECRETS_FILE, 'utf8')) as Secrets
+  } catch {
+    return { pepper: randomBytes(32).toString('base64'), apiKey: null }
+  }
+}
+
+/** The development key, made once and kept, so that what a developer pasted yesterday works today. */
+async function findKey(service: Service, secrets: Secrets): Promise<string> {
+  if (secrets.apiKey) {
+    const response = await fetch(`${service.url}/v1/usage`, { headers: { Authorization: `Bearer ${secrets.apiKey}` } })
+    if (response.ok) return secrets.apiKey
+  }
+  const tenantId = await createTenant(service.admin, 'Development', 'test')
+  const apiKey = await createApiKey(service.admin, secrets.pepper, tenantId, 'test', 'make dev', SCOPES)
+  await writeFile(SECRETS_FILE, JSON.stringify({ ...secrets, apiKey }), { mode: 0o600 })
+  return apiKey
+}
+
+function printWelcome(url: string, apiKey: string): void {
+  console.log(`
+Rekko answers on ${url}    (stop it with Ctrl-C)
+
+An embedding to try with: 512 numbers of unit norm
+
+  export REKKO_KEY=${apiKey}
+  FACE="[$(printf '0.04419417,%.0s' {1..511})0.04419417]"
+
+Enroll it, then verify it:
+
+  curl ${url}/v1/faces -H "Authorization: Bearer $REKKO_KEY" -H 'Content-Type: application/json' \\
+    -d '{"external_id":"ada","embedding":'"$FACE"'}'
+
+  curl ${url}/v1/faces/verify -H "Authorization: Bearer $REKKO_KEY" -H 'Content-Type: application/json' \\
+    -d '{"external_id":"ada","embedding":'"$FACE"'}'
+
+Every address: ${url}/openapi.json
+`)
+}
+
+function signalled(): Promise<void> {
+  return new Promise((resolve) => {
+    for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.once(signal, () => resolve())
+  })
+}
+
+function report(step: string): void {
+  console.error(`dev: ${step}`)
+}
+
+const commands: Record<string, () => Promise<void>> = { start, stop, reset }
+
+try {
+  const command = commands[process.argv[2] ?? '']
+  if (!command) throw new Error('usage: dev.ts start | stop | reset')
+  await command()
+} catch (error) {
+  report(error instanceof Error ? error.message : String(error))
+  process.exitCode = 1
+}

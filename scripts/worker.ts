@@ -1,0 +1,90 @@
+// Runs the Worker in workerd on this machine, as `wrangler dev` does.
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { createServer } from 'node:net'
+import { join } from 'node:path'
+
+const ROOT = join(import.meta.dirname, '..')
+const START_DEADLINE_MS = 60_000
+
+export interface RunningWorker {
+  url: string
+  /** Resolves when the Worker has stopped, whoever stopped it. */
+  stopped: Promise<void>
+  stop(): Promise<void>
+}
+
+/**
+ * @param bindings secrets and variables, as src/env.ts names them
+ * @throws Error with the Worker's own output, when it does not start
+ */
+export async function startWorker(port: number, bindings: Record<string, string>): Promise<RunningWorker> {
+  const folder = await mkdtemp(join(ROOT, '.rekko', 'worker-'))
+  const envFile = join(folder, '.dev.vars')
+  const lines = Object.entries(bindings).map(([name, value]) => `${name}=${JSON.stringify(value)}\n`)
+  await writeFile(envFile, lines.join(''), { mode: 0o600 })
+
+  const worker = spawn(
+    process.execPath,
+    [
+      ...[join(ROOT, 'node_modules/wrangler/bin/wrangler.js'), 'dev', '--env', 'dev', '--env-file', envFile],
+      ...['--ip', '127.0.0.1', '--port', String(port), '--inspector-port', '0'],
+      ...['--show-interactive-dev-session=false', '--log-level', 'warn'],
+    ],
+    { cwd: ROOT, stdio: ['ignore', 'pipe', 'pipe'] },
+  )
+  let output = ''
+  for (const stream of [worker.stdout, worker.stderr]) {
+    stream.on('data', (chunk: Buffer) => {
+      output = (output + chunk.toString()).slice(-20_000)
+      if (process.env['VERBOSE']) process.stderr.write(chunk)
+    })
+  }
+  const stopped = once(worker, 'exit').then(() => rm(folder, { recursive: true, force: true }))
+
+  const url = `http://127.0.0.1:${port}`
+  const deadline = Date.now() + START_DEADLINE_MS
+  while (!(await answers(url))) {
+    if (worker.exitCode !== null || Date.now() > deadline) {
+      worker.kill('SIGKILL')
+      await stopped
+      throw new Error(`The Worker did not start:\n${output}`)
+    }
+    await new Promise((resolve) => setTimeout(resolve, 100))
+  }
+  return {
+    url,
+    stopped,
+    async stop() {
+      worker.kill('SIGTERM')
+      const giveUp = setTimeout(() => worker.kill('SIGKILL'), 5_000)
+      await stopped
+      clearTimeout(giveUp)
+    },
+  }
+}
+
+async function answers(url: string): Promise<boolean> {
+  try {
+    const response = await fetch(`${url}/health`, { signal: AbortSignal.timeout(2_000) })
+    return response.ok
+  } catch {
+    return false
+  }
+}
+
+/** @param port 0 for any; answers the port, or null when another program has it */
+export async function findFreePort(port: number): Promise<number | null> {
+  const server = createServer()
+  try {
+    server.listen(port, '127.0.0.1')
+    await once(server, 'listening')
+    const address = server.address()
+    return typeof address === 'object' && address ? address.port : null
+  } catch {
+    return null
+  } finally {
+    server.close()
+  }
+}

@@ -1,0 +1,139 @@
+// The Hono app: what surrounds every request, the routes, and how a failure becomes an answer.
+import { OpenAPIHono } from '@hono/zod-openapi'
+import { HTTPException } from 'hono/http-exception'
+import { DatabaseError } from './db/neon.ts'
+import type { AppContext } from './env.ts'
+import { type FieldError, Problem } from './problem.ts'
+import { identifications, verifications } from './routes/audit.ts'
+import { faces } from './routes/faces.ts'
+import { health } from './routes/health.ts'
+import { usage } from './routes/usage.ts'
+
+export const app = new OpenAPIHono<AppContext>({
+  defaultHook: (result) => {
+    if (!result.success) throw invalidRequest(result.target, result.error.issues)
+  },
+})
+
+app.use(async (c, next) => {
+  c.set('requestId', toRequestId(c.req.header('X-Request-Id')))
+  c.set('startedAt', Date.now())
+  if (!isDecodable(new URL(c.req.url).pathname)) {
+    throw new Problem('MALFORMED_URL', 'Percent-encode the path as UTF-8.')
+  }
+  await next()
+})
+app.use(async (c, next) => {
+  await next()
+  c.res.headers.set('X-Request-Id', c.var.requestId)
+  c.res.headers.set('Cache-Control', 'no-store')
+})
+
+app.route('/', health)
+app.route('/v1/faces', faces)
+app.route('/v1/verifications', verifications)
+app.route('/v1/identifications', identifications)
+app.route('/v1/usage', usage)
+
+app.openAPIRegistry.registerComponent('securitySchemes', 'bearer', { type: 'http', scheme: 'bearer' })
+app.openAPIRegistry.registerComponent('securitySchemes', 'api_key', { type: 'apiKey', in: 'header', name: 'X-API-Key' })
+app.doc31('/openapi.json', {
+  openapi: '3.1.0',
+  info: {
+    title: 'Rekko',
+    version: '1',
+    description: 'Facial recognition as a service: enroll, verify (1:1), identify (1:N), erase.',
+    license: { name: 'MIT' },
+  },
+  security: [{ bearer: [] }, { api_key: [] }],
+})
+
+app.notFound((c) => {
+  const allowed = findMethods(c.req.path)
+  const problem =
+    allowed.length > 0
+      ? new Problem('METHOD_NOT_ALLOWED', `Use ${allowed.join(', ')}.`, { headers: { Allow: allowed.join(', ') } })
+      : new Problem('NOT_FOUND', 'See /openapi.json for the addresses there are.')
+  return problem.toResponse(c.var.requestId)
+})
+
+app.onError((error, c) => toProblem(error, c.var.requestId).toResponse(c.var.requestId))
+
+function toProblem(error: Error, requestId: string): Problem {
+  if (error instanceof Problem) return error
+  // thrown by Hono's validators, with words of its own
+  if (error instanceof HTTPException && error.status === 400) {
+    return new Problem('MALFORMED_JSON', 'Send one valid JSON text.')
+  }
+  if (error instanceof HTTPException && error.status === 415) {
+    return new Problem('UNSUPPORTED_MEDIA_TYPE', 'Send the body as "Content-Type: application/json".')
+  }
+  if (error instanceof DatabaseError) {
+    log({ level: 'error', request_id: requestId, event: 'database_error', sqlstate: error.sqlstate ?? null })
+    return error.isUnavailable
+      ? new Problem('DATABASE_UNAVAILABLE', 'Try again in a moment.', { headers: { 'Retry-After': '2' } })
+      : new Problem('INTERNAL', 'Quote the request_id when you report this.')
+  }
+  // the class and the place, never the message: it may hold what the client sent
+  log({
+    level: 'error',
+    request_id: requestId,
+    event: 'defect',
+    error: error.name,
+    at: error.stack?.split('\n')[1]?.trim(),
+  })
+  return new Problem('INTERNAL', 'Quote the request_id when you report this.')
+}
+
+function log(entry: Record<string, unknown>): void {
+  console.error(JSON.stringify(entry))
+}
+
+type Issue = { code: string; path: PropertyKey[]; message: string; keys?: string[] }
+
+/** @param target which part of the request, in Hono's words: json, param or query */
+function invalidRequest(target: string, issues: Issue[]): Problem {
+  const errors = issues.flatMap((issue): FieldError[] => {
+    const paths = issue.keys ? issue.keys.map((key) => [...issue.path, key]) : [issue.path]
+    const detail = issue.keys ? 'Is not a field of this request.' : issue.message
+    return paths.map((path) =>
+      target === 'json' ? { pointer: toPointer(path), detail } : { parameter: path.map(String).join('.'), detail },
+    )
+  })
+  return new Problem('INVALID_REQUEST', 'Correct the fields named in errors.', {
+    errors: errors.slice(0, MAX_FIELD_ERRORS),
+  })
+}
+
+const MAX_FIELD_ERRORS = 20
+const MAX_POINTER_LENGTH = 200
+
+/** RFC 6901; cut, because a client names its fields as it likes. */
+function toPointer(path: PropertyKey[]): string {
+  const pointer = path.map((part) => `/${String(part).replaceAll('~', '~0').replaceAll('/', '~1')}`).join('')
+  return pointer.slice(0, MAX_POINTER_LENGTH).toWellFormed()
+}
+
+/** What others call this request, when it is safe to repeat; a new name otherwise. */
+function toRequestId(proposed: string | undefined): string {
+  return proposed && /^[A-Za-z0-9-]{1,64}$/.test(proposed) ? proposed : crypto.randomUUID()
+}
+
+function isDecodable(path: string): boolean {
+  try {
+    decodeURIComponent(path)
+    return true
+  } catch {
+    return false
+  }
+}
+
+/** The methods that a path takes, from the router; none when there is no such path. */
+function findMethods(path: string): string[] {
+  const methods = new Set(app.routes.filter(({ method }) => method !== 'ALL').map(({ method }) => method))
+  return [...methods].filter((method) => {
+    const [handlers] = app.router.match(method, path)
+    // a route ends in a handler of its own method; middleware alone was registered for all
+    return handlers.some(([[, route]]) => route.method === method)
+  })
+}

@@ -1,0 +1,127 @@
+// The faces of a tenant's gallery: enroll, replace, read, erase.
+import { toSql } from 'pgvector'
+import type { Embedding } from '../face/embedding.ts'
+import type { TenantDatabase } from './tenant.ts'
+
+export type Metadata = Record<string, unknown>
+
+export interface NewFace {
+  externalId: string
+  embedding: Embedding
+  metadata: Metadata
+  /** 0 to 1; null when the client did not say. */
+  qualityScore: number | null
+}
+
+export type Face = {
+  id: string
+  external_id: string
+  metadata: Metadata
+  quality_score: number | null
+  created_at: Date
+  updated_at: Date
+}
+
+/** The text in which an embedding travels to PostgreSQL: every face passes here on its way in. */
+export function toVector(embedding: Embedding): string {
+  // toSql answers null for null only
+  return toSql(Array.from(embedding)) as string
+}
+
+/** @returns the face, or null when one is already enrolled under this external_id */
+export async function enrollFace(db: TenantDatabase, face: NewFace): Promise<Face | null> {
+  const [enrolled] = await db.run<Face>(db.sql`
+    with enrolled as (
+      insert into faces (tenant_id, id, external_id, embedding, model, metadata, quality_score)
+      values (
+        ${db.tenant.id}, ${crypto.randomUUID()}, ${face.externalId}, ${toVector(face.embedding)}::vector,
+        ${db.tenant.settings.model.id}, ${JSON.stringify(face.metadata)}::jsonb, ${face.qualityScore}
+      )
+      on conflict (tenant_id, external_id) do nothing
+      returning tenant_id, id, external_id, metadata, quality_score, created_at, updated_at
+    ), metered as (
+      insert into usage_events (tenant_id, kind) select tenant_id, 'registration' from enrolled
+    )
+    select id, external_id, metadata, quality_score::float8, created_at, updated_at from enrolled`)
+  return enrolled ?? null
+}
+
+/** Enrolls, or replaces what is enrolled under this external_id; the face keeps its id. */
+export async function replaceFace(db: TenantDatabase, face: NewFace): Promise<Face & { is_new: boolean }> {
+  const [replaced] = await db.run<Face & { is_new: boolean }>(db.sql`
+    with replaced as (
+      insert into faces (tenant_id, id, external_id, embedding, model, metadata, quality_score)
+      values (
+        ${db.tenant.id}, ${crypto.randomUUID()}, ${face.externalId}, ${toVector(face.embedding)}::vector,
+        ${db.tenant.settings.model.id}, ${JSON.stringify(face.metadata)}::jsonb, ${face.qualityScore}
+      )
+      on conflict (tenant_id, external_id) do update set
+        embedding = excluded.embedding,
+        model = excluded.model,
+        metadata = excluded.metadata,
+        quality_score = excluded.quality_score,
+        updated_at = transaction_timestamp()
+      -- xmax is 0 in a row that this statement inserted
+      returning tenant_id, id, external_id, metadata, quality_score, created_at, updated_at, xmax = 0 as is_new
+    ), metered as (
+      insert into usage_events (tenant_id, kind) select tenant_id, 'registration' from replaced
+    )
+    select id, external_id, metadata, quality_score::float8, created_at, updated_at, is_new from replaced`)
+  if (!replaced) throw new RangeError('an upsert answered no row')
+  return replaced
+}
+
+/** @returns null when nobody is enrolled under this external_id */
+export async function findFace(db: TenantDatabase, externalId: string): Promise<Face | null> {
+  const [face] = await db.run<Face>(
+    db.sql`
+    select id, external_id, metadata, quality_score::float8, created_at, updated_at
+    from faces
+    where tenant_id = ${db.tenant.id} and external_id = ${externalId}`,
+    { readOnly: true },
+  )
+  return face ?? null
+}
+
+/**
+ * @param after the external_id behind which the page begins; null for the first page
+ * @param limit rows at most; ask for one more than a page to learn whether there is another
+ * @returns faces in the byte order of their external_id
+ */
+export async function listFaces(db: TenantDatabase, after: string | null, limit: number): Promise<Face[]> {
+  return db.run<Face>(
+    db.sql`
+    select id, external_id, metadata, quality_score::float8, created_at, updated_at
+    from faces
+    where tenant_id = ${db.tenant.id} and external_id > ${after ?? ''}
+    order by external_id
+    limit ${limit}`,
+    { readOnly: true },
+  )
+}
+
+/** @returns null when nobody is enrolled under this external_id */
+export async function updateMetadata(db: TenantDatabase, externalId: string, metadata: Metadata): Promise<Face | null> {
+  const [face] = await db.run<Face>(db.sql`
+    update faces set metadata = ${JSON.stringify(metadata)}::jsonb, updated_at = transaction_timestamp()
+    where tenant_id = ${db.tenant.id} and external_id = ${externalId}
+    returning id, external_id, metadata, quality_score::float8, created_at, updated_at`)
+  return face ?? null
+}
+
+/**
+ * Erases a face, and the person's external_id from the audit, in one statement.
+ *
+ * @returns false when nobody is enrolled under this external_id
+ */
+export async function eraseFace(db: TenantDatabase, externalId: string): Promise<boolean> {
+  const erased = await db.run(db.sql`
+    with erased as (
+      delete from faces where tenant_id = ${db.tenant.id} and external_id = ${externalId}
+      returning tenant_id, external_id
+    ), metered as (
+      insert into usage_events (tenant_id, kind) select tenant_id, 'deletion' from erased
+    )
+    select forget_subject(external_id) from erased`)
+  return erased.length > 0
+}

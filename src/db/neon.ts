@@ -1,0 +1,67 @@
+// The only file that speaks to Neon's driver: connections, deadlines, and errors without its words.
+import { NeonDbError, type NeonQueryFunction, type NeonQueryPromise, neon, neonConfig } from '@neondatabase/serverless'
+import type { Env } from '../env.ts'
+
+/** Writes statements: values in `${}` always travel as parameters. */
+export type Sql = NeonQueryFunction<false, false>
+export type Statement = NeonQueryPromise<false, false>
+export type Row = Record<string, unknown>
+
+/** Longer than Neon needs to wake up, shorter than a gate's patience. */
+const DEADLINE_MS = 10_000
+
+/**
+ * A request to the database failed. Carries PostgreSQL's five-character SQLSTATE and nothing else:
+ * the driver's message may hold parameters, which are faces. Without an SQLSTATE the request may or
+ * may not have been carried out.
+ */
+export class DatabaseError extends Error {
+  readonly sqlstate: string | undefined
+
+  constructor(sqlstate: string | undefined) {
+    super(`database error ${sqlstate ?? 'without an SQLSTATE'}`)
+    this.name = 'DatabaseError'
+    this.sqlstate = sqlstate
+  }
+
+  /** The database is away, overloaded or gave up; the same request may succeed later. */
+  get isUnavailable(): boolean {
+    return this.sqlstate === undefined || /^(08|53|57)/.test(this.sqlstate)
+  }
+}
+
+const connections = new Map<string, Sql>()
+
+/** @param url a connection string; one driver object is kept for each */
+export function connect(env: Env, url: string): Sql {
+  if (env.NEON_FETCH_ENDPOINT) neonConfig.fetchEndpoint = env.NEON_FETCH_ENDPOINT
+  const known = connections.get(url)
+  if (known) return known
+  const sql = neon(url)
+  connections.set(url, sql)
+  return sql
+}
+
+/**
+ * Sends statements as one HTTP request and one transaction.
+ *
+ * @returns the rows of each statement
+ * @throws DatabaseError, with nothing of the transaction left unless `sqlstate` is undefined
+ */
+export async function transact(sql: Sql, statements: Statement[], readOnly: boolean): Promise<Row[][]> {
+  try {
+    const results = await sql.transaction(statements, {
+      readOnly,
+      isolationLevel: 'ReadCommitted',
+      fetchOptions: { signal: AbortSignal.timeout(DEADLINE_MS) },
+    })
+    return results
+  } catch (error) {
+    throw toDatabaseError(error)
+  }
+}
+
+function toDatabaseError(error: unknown): DatabaseError {
+  const sqlstate = error instanceof NeonDbError && /^[0-9A-Z]{5}$/.test(error.code ?? '') ? error.code : undefined
+  return new DatabaseError(sqlstate)
+}

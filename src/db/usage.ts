@@ -1,0 +1,41 @@
+// The metering of a tenant: what is rolled up, and what is not yet.
+import type { TenantDatabase } from './tenant.ts'
+
+export type Usage = {
+  registrations: number
+  verifications: number
+  identifications: number
+  deletions: number
+}
+
+/** @param period a month in UTC, YYYY-MM */
+export async function findUsage(db: TenantDatabase, period: string): Promise<Usage> {
+  const firstDay = `${period}-01`
+  // one statement, so one snapshot: an event is never counted both before and after its roll-up
+  const [usage] = await db.run<Usage>(
+    db.sql`
+    select
+      coalesce(sum(registrations), 0)::float8 as registrations,
+      coalesce(sum(verifications), 0)::float8 as verifications,
+      coalesce(sum(identifications), 0)::float8 as identifications,
+      coalesce(sum(deletions), 0)::float8 as deletions
+    from (
+      select registrations, verifications, identifications, deletions
+      from usage_records
+      where tenant_id = ${db.tenant.id} and period = ${period}
+      union all
+      select
+        count(*) filter (where kind = 'registration'),
+        count(*) filter (where kind = 'verification'),
+        count(*) filter (where kind = 'identification'),
+        count(*) filter (where kind = 'deletion')
+      from usage_events
+      where tenant_id = ${db.tenant.id}
+        and occurred_at >= ${firstDay}::date::timestamp at time zone 'UTC'
+        and occurred_at < (${firstDay}::date + interval '1 month') at time zone 'UTC'
+    ) as counted`,
+    { readOnly: true },
+  )
+  if (!usage) throw new RangeError('an aggregate answered no row')
+  return usage
+}

@@ -1,0 +1,69 @@
+// Every error a client can meet, as RFC 9457 problem details. A code never changes its meaning.
+import type { ContentfulStatusCode } from 'hono/utils/http-status'
+
+const CATALOGUE = {
+  MALFORMED_URL: [400, 'The URL is not valid'],
+  MALFORMED_JSON: [400, 'The body is not acceptable JSON'],
+  UNAUTHENTICATED: [401, 'The credential is missing or not accepted'],
+  MISSING_SCOPE: [403, 'The credential lacks a scope'],
+  NOT_FOUND: [404, 'There is nothing at this address'],
+  FACE_NOT_FOUND: [404, 'No face is enrolled under this external_id'],
+  VERIFICATION_NOT_FOUND: [404, 'There is no verification with this id'],
+  METHOD_NOT_ALLOWED: [405, 'The address does not take this method'],
+  FACE_ALREADY_EXISTS: [409, 'A face is already enrolled under this external_id'],
+  MODEL_MISMATCH: [409, 'The enrolled face was made with another model'],
+  BODY_TOO_LARGE: [413, 'The body is too large'],
+  UNSUPPORTED_MEDIA_TYPE: [415, 'The body is not of a type this address takes'],
+  INVALID_REQUEST: [422, 'The request has fields that are not valid'],
+  INTERNAL: [500, 'Something went wrong on our side'],
+  NOT_CONFIGURED: [503, 'The service is not configured'],
+  DATABASE_UNAVAILABLE: [503, 'The database cannot be reached'],
+  NOT_READY: [503, 'The service is not ready to take requests'],
+} as const satisfies Record<string, readonly [ContentfulStatusCode, string]>
+
+export type ProblemCode = keyof typeof CATALOGUE
+export const PROBLEM_CODES = Object.keys(CATALOGUE) as ProblemCode[]
+
+/** One bad field: an RFC 6901 pointer into the body, or the name of a URL parameter. */
+export type FieldError = { detail: string } & ({ pointer: string } | { parameter: string })
+
+/** Thrown anywhere on a request's road; `app.ts` turns it into the answer. */
+export class Problem extends Error {
+  readonly code: ProblemCode
+  readonly detail: string
+  readonly errors: FieldError[] | undefined
+  readonly headers: Record<string, string>
+
+  /** @param detail what the client can do next; never a key, a vector or a driver's words */
+  constructor(
+    code: ProblemCode,
+    detail: string,
+    options: { errors?: FieldError[]; headers?: Record<string, string> } = {},
+  ) {
+    super(code)
+    this.code = code
+    this.detail = detail
+    this.errors = options.errors
+    this.headers = options.headers ?? {}
+  }
+
+  get status(): ContentfulStatusCode {
+    return CATALOGUE[this.code][0]
+  }
+
+  toResponse(requestId: string): Response {
+    const body = {
+      type: `https://rekko.dev/problems/${this.code.toLowerCase().replaceAll('_', '-')}`,
+      title: CATALOGUE[this.code][1],
+      status: this.status,
+      code: this.code,
+      detail: this.detail,
+      request_id: requestId,
+      ...(this.errors && { errors: this.errors }),
+    }
+    return new Response(JSON.stringify(body), {
+      status: this.status,
+      headers: { 'Content-Type': 'application/problem+json', ...this.headers },
+    })
+  }
+}

@@ -1,0 +1,149 @@
+// The fields of requests and answers: what validates them also documents them.
+import { z } from '@hono/zod-openapi'
+import { DIMENSIONS, type Embedding, isFault, toEmbedding } from '../face/embedding.ts'
+import { PROBLEM_CODES, Problem, type ProblemCode } from '../problem.ts'
+
+const MAX_EXTERNAL_ID_LENGTH = 255
+// control, format (bidirectional marks, zero width), line and paragraph separators, replacement
+const UNPRINTABLE = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\ufffd]/u
+
+/** The client's own name for a person, by which it finds them again: one spelling for one person. */
+export const ExternalId = z
+  .string()
+  .check((context) => {
+    const fault = findExternalIdFault(context.value)
+    if (fault) context.issues.push({ code: 'custom', message: fault, input: context.value })
+  })
+  .openapi({
+    minLength: 1,
+    maxLength: MAX_EXTERNAL_ID_LENGTH,
+    description:
+      'Your own stable name for the person: 1 to 255 characters in Unicode NFC, without control or invisible ' +
+      'characters and without space at either end; not "." or "..". Prefer an opaque id to a document number.',
+    example: 'ticket-holder-4711',
+  })
+
+function findExternalIdFault(text: string): string | undefined {
+  if (!text.isWellFormed()) return 'Must be well-formed Unicode.'
+  const length = [...text].length
+  if (length < 1 || length > MAX_EXTERNAL_ID_LENGTH) return `Must have 1 to ${MAX_EXTERNAL_ID_LENGTH} characters.`
+  if (UNPRINTABLE.test(text)) return 'Must not have control or invisible characters.'
+  if (text !== text.trim()) return 'Must not begin or end with a space.'
+  if (text !== text.normalize('NFC')) return 'Must be in Unicode normalization form C.'
+  if (text === '.' || text === '..') return 'Must not be "." or "..": a URL cannot address them.'
+  return undefined
+}
+
+/** A face's or a probe's numbers, as the client's recognizer gave them. */
+export const EmbeddingField = z
+  .unknown()
+  .transform((input, context): Embedding => {
+    const result = toEmbedding(input)
+    if (!isFault(result)) return result
+    context.issues.push({
+      code: 'custom',
+      message: result.detail,
+      path: result.index === undefined ? [] : [result.index],
+      input: undefined,
+    })
+    return z.NEVER
+  })
+  .openapi({
+    oneOf: [
+      { type: 'array', items: { type: 'number' }, minItems: DIMENSIONS, maxItems: DIMENSIONS },
+      { type: 'string', contentEncoding: 'base64', minLength: 2732, maxLength: 2732 },
+    ],
+    description: 'The L2-normalized embedding: 512 numbers, or base64 of 512 little-endian float32.',
+  })
+
+const MAX_METADATA_BYTES = 8 * 1024
+
+/** Free for the client; kept and given back as it is. */
+export const MetadataField = z
+  .custom<Record<string, unknown>>((value) => typeof value === 'object' && value !== null && !Array.isArray(value), {
+    message: 'Must be an object.',
+  })
+  .check((context) => {
+    const fault = isStorable(context.value)
+      ? new TextEncoder().encode(JSON.stringify(context.value)).length > MAX_METADATA_BYTES &&
+        `Must take at most ${MAX_METADATA_BYTES} bytes.`
+      : 'Must have only finite numbers and well-formed text without NUL.'
+    if (fault) context.issues.push({ code: 'custom', message: fault, input: undefined })
+  })
+  .openapi({
+    type: 'object',
+    additionalProperties: true,
+    description: 'Anything you want to keep with the face: at most 8 KiB as JSON. Never looked at.',
+    example: { sector: 'north' },
+  })
+
+/** What PostgreSQL's jsonb takes, and gives back as it was. The body's depth is bounded already. */
+function isStorable(value: unknown): boolean {
+  if (typeof value === 'string') return value.isWellFormed() && !value.includes('\0')
+  if (typeof value === 'number') return Number.isFinite(value)
+  if (typeof value !== 'object' || value === null) return true
+  return Object.entries(value).every(([key, item]) => isStorable(key) && isStorable(item))
+}
+
+export const QualityScore = z.number().min(0).max(1)
+export const Confidence = z.number().min(0).max(1).openapi({
+  description: '(1 + cosine) / 2, cut to four decimals. Only for credentials with the scope scores:read.',
+  example: 0.8137,
+})
+export const Threshold = z.number().min(0).max(1).openapi({
+  description: 'The confidence from which the comparison counted as a match.',
+  example: 0.675,
+})
+export const Timestamp = z.iso.datetime().openapi({ example: '2026-11-23T12:00:00.000Z' })
+export const Uuid = z.uuid()
+
+const ProblemDetails = z
+  .object({
+    type: z.url(),
+    title: z.string(),
+    status: z.int(),
+    code: z.enum(PROBLEM_CODES),
+    detail: z.string(),
+    request_id: z.string(),
+    errors: z
+      .array(z.object({ detail: z.string(), pointer: z.string().optional(), parameter: z.string().optional() }))
+      .optional(),
+  })
+  .openapi('Problem')
+
+/** The answers that a route gives besides its own, for its documentation. */
+export function problems(...codes: ProblemCode[]): Record<never, never> {
+  const byStatus: Record<number, { description: string; content: object }> = {}
+  for (const code of codes) {
+    const { status } = new Problem(code, '')
+    const description = byStatus[status] ? `${byStatus[status].description}, ${code}` : code
+    byStatus[status] = { description, content: { 'application/problem+json': { schema: ProblemDetails } } }
+  }
+  return byStatus
+}
+
+/** What any route behind a credential may answer. */
+export const COMMON_PROBLEMS = [
+  'MALFORMED_URL',
+  'UNAUTHENTICATED',
+  'MISSING_SCOPE',
+  'INVALID_REQUEST',
+  'INTERNAL',
+  'DATABASE_UNAVAILABLE',
+  'NOT_CONFIGURED',
+] as const satisfies ProblemCode[]
+
+/** What a route with a body may answer besides. */
+export const BODY_PROBLEMS = [
+  'MALFORMED_JSON',
+  'BODY_TOO_LARGE',
+  'UNSUPPORTED_MEDIA_TYPE',
+] as const satisfies ProblemCode[]
+
+export function json<Schema extends z.ZodType>(schema: Schema, description: string) {
+  return { description, content: { 'application/json': { schema } } }
+}
+
+export function body<Schema extends z.ZodType>(schema: Schema) {
+  return { body: { required: true, content: { 'application/json': { schema } } } }
+}

@@ -1,0 +1,108 @@
+// Tenants, faces and requests for the tests. Every test makes tenants of its own; nobody truncates.
+
+import { env } from 'cloudflare:workers'
+import { neon, neonConfig } from '@neondatabase/serverless'
+import { app } from '../../src/app.ts'
+import { generateApiKey, hashApiKey, SCOPES, type Scope, toPepper, toPrefix } from '../../src/auth/api-key.ts'
+
+neonConfig.fetchEndpoint = env.NEON_FETCH_ENDPOINT ?? ''
+
+/** Beyond what any login of ours may do: arranges what a test needs, and looks at what is there. */
+export const asAdmin = neon(env.TEST.adminUrl)
+const asOperator = neon(env.TEST.operatorUrl)
+
+export interface TestTenant {
+  id: string
+  key: string
+  /** A request with the tenant's key. */
+  request(method: string, path: string, body?: unknown, headers?: Record<string, string>): Promise<Response>
+}
+
+export async function createTenant(scopes: readonly Scope[] = SCOPES): Promise<TestTenant> {
+  const [tenant] = await asOperator`select create_tenant('a test tenant', 'test') as id`
+  const id = String(tenant?.['id'])
+  return { id, ...(await createKey(id, scopes)) }
+}
+
+export async function createKey(
+  tenantId: string,
+  scopes: readonly Scope[],
+): Promise<Pick<TestTenant, 'key' | 'request'>> {
+  const key = generateApiKey('test')
+  const hash = await hashApiKey(key, await toPepper(env.API_KEY_PEPPER))
+  await asOperator`select create_api_key(${tenantId}, 'a key', decode(${hash}, 'hex'), ${toPrefix(key)}, ${[...scopes]}, null)`
+  return {
+    key,
+    request: async (method, path, body, headers = {}) =>
+      app.request(
+        path,
+        {
+          method,
+          headers: {
+            Authorization: `Bearer ${key}`,
+            ...(body !== undefined && { 'Content-Type': 'application/json' }),
+            ...headers,
+          },
+          // a string goes as it is, so that a test can send what is not JSON
+          ...(body !== undefined && { body: isRaw(body) ? body : JSON.stringify(body) }),
+        },
+        env,
+      ),
+  }
+}
+
+function isRaw(body: unknown): body is BodyInit {
+  return typeof body === 'string' || body instanceof Uint8Array || body instanceof ReadableStream
+}
+
+/** A unit vector along one axis: its cosine with another axis is 0, with itself 1. */
+export function axis(index: number): number[] {
+  return Array.from({ length: 512 }, (_, position) => (position === index ? 1 : 0))
+}
+
+/** A unit vector whose cosine with `axis(from)` is `cosine`; the rest points along `axis(towards)`. */
+export function atCosine(cosine: number, from: number, towards: number): number[] {
+  return axis(from).map((component, position) =>
+    position === towards ? Math.sqrt(1 - cosine * cosine) : component * cosine,
+  )
+}
+
+/** A random direction: nearly orthogonal to any other. */
+export function randomEmbedding(): number[] {
+  const components = Array.from({ length: 512 }, gaussian)
+  const norm = Math.hypot(...components)
+  return components.map((component) => component / norm)
+}
+
+/** Box and Muller 1958. */
+function gaussian(): number {
+  return Math.sqrt(-2 * Math.log(1 - Math.random())) * Math.cos(2 * Math.PI * Math.random())
+}
+
+export async function enroll(tenant: TestTenant, externalId: string, embedding: number[]): Promise<string> {
+  const response = await tenant.request('POST', '/v1/faces', { external_id: externalId, embedding })
+  if (response.status !== 201) throw new Error(`enrolling answered ${response.status}: ${await response.text()}`)
+  return ((await response.json()) as { face_id: string }).face_id
+}
+
+export interface Stats {
+  requests: number
+  statements: number
+  transactions: number
+}
+
+export async function readStats(): Promise<Stats> {
+  return (await fetch(env.TEST.statsUrl)).json()
+}
+
+/** What `act` costs: requests to the database, and transactions. */
+export async function countRequests(act: () => Promise<unknown>): Promise<Stats> {
+  const before = await readStats()
+  await act()
+  const after = await readStats()
+  return {
+    requests: after.requests - before.requests,
+    statements: after.statements - before.statements,
+    transactions: after.transactions - before.transactions,
+  }
+}
