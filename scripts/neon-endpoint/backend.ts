@@ -197,8 +197,9 @@ class Pool {
   readonly #config: pg.ClientConfig
   readonly #maxSessions: number
   readonly #idle: pg.Client[] = []
-  readonly #waiting: ((session: pg.Client | Error | null) => void)[] = []
-  #open = 0
+  /** Idle, in use and being opened. */
+  readonly #open = new Set<pg.Client>()
+  readonly #waiting: ((session: pg.Client | null) => void)[] = []
 
   constructor(config: pg.ClientConfig, maxSessions: number) {
     this.#config = config
@@ -207,21 +208,14 @@ class Pool {
 
   async use<T>(work: (exchange: Exchange) => Promise<T>): Promise<T> {
     const session = await this.#acquire()
-    let isBroken = false
-    session.once('error', () => {
-      isBroken = true
-    })
     try {
       return await work((request) => exchangeWith(session, request))
     } catch (error) {
       // anything but PostgreSQL's own refusal leaves the session in an unknown state
-      isBroken ||= !(error instanceof QueryError)
+      if (!(error instanceof QueryError)) this.#discard(session)
       throw error
     } finally {
-      session.removeAllListeners('error')
-      session.on('error', () => this.#discard(session))
-      if (isBroken) this.#discard(session)
-      else this.#release(session)
+      if (this.#open.has(session)) this.#release(session)
     }
   }
 
@@ -232,18 +226,18 @@ class Pool {
   async #acquire(): Promise<pg.Client> {
     const idle = this.#idle.pop()
     if (idle) return idle
-    if (this.#open >= this.#maxSessions) {
-      const handed = await new Promise<pg.Client | Error | null>((resolve) => this.#waiting.push(resolve))
-      if (handed instanceof Error) throw handed
+    if (this.#open.size >= this.#maxSessions) {
+      const handed = await new Promise<pg.Client | null>((resolve) => this.#waiting.push(resolve))
       return handed ?? this.#acquire()
     }
-    this.#open++
     const session = new pg.Client(this.#config)
+    this.#open.add(session)
+    // a lost session may say so more than once, and an error that nobody hears would end the process
+    session.on('error', () => this.#discard(session))
     try {
       await session.connect()
     } catch (error) {
-      this.#open--
-      this.#waiting.shift()?.(null)
+      this.#discard(session)
       throw error instanceof pg.DatabaseError ? new QueryError(toRefusal({ ...error, message: error.message })) : error
     }
     return session
@@ -256,11 +250,9 @@ class Pool {
   }
 
   #discard(session: pg.Client): void {
+    if (!this.#open.delete(session)) return
     const position = this.#idle.indexOf(session)
     if (position >= 0) this.#idle.splice(position, 1)
-    this.#open--
-    session.removeAllListeners('error')
-    session.on('error', () => {})
     session.end().catch(() => {})
     this.#waiting.shift()?.(null)
   }

@@ -94,9 +94,10 @@ async function readBody(request: IncomingMessage): Promise<string> {
   let byteLength = 0
   for await (const chunk of request) {
     byteLength += chunk.length
-    if (byteLength > MAX_BODY_BYTES) throw new BadRequest('the body is too large')
-    chunks.push(chunk)
+    // read to its end all the same: a connection with a body left in it would fail the next request
+    if (byteLength <= MAX_BODY_BYTES) chunks.push(chunk)
   }
+  if (byteLength > MAX_BODY_BYTES) throw new BadRequest('the body is too large')
   return Buffer.concat(chunks).toString('utf8')
 }
 
@@ -121,7 +122,8 @@ function isQuery(value: unknown): value is Query {
     'query' in value &&
     typeof value.query === 'string' &&
     'params' in value &&
-    Array.isArray(value.params)
+    Array.isArray(value.params) &&
+    value.params.every((param) => param === null || typeof param === 'string')
   )
 }
 
