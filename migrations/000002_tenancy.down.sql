@@ -92,4 +92,3 @@ drop function enter_tenant_by_api_key(uuid, bytea, text);
 drop function resolve_api_key(bytea);
 drop function current_tenant_id();
 revoke select on schema_migrations from rekko_app, rekko_backup;
-revoke usage on schema public from rekko_app, rekko_operator, rekko_jobs, rekko_backup;

@@ -11,9 +11,6 @@ alter table faces set schema guide;
 alter table verifications set schema guide;
 alter table usage_records set schema guide;
 
-revoke all on schema public from public;
-grant usage on schema public to rekko_app, rekko_operator, rekko_jobs, rekko_backup;
-
 -- == The tenant of a transaction ==
 
 -- STABLE, never IMMUTABLE: a cached plan would carry one tenant's id into another's transaction.
@@ -489,8 +486,48 @@ grant execute on function
 to rekko_operator;
 
 -- == Rows of version 1 ==
--- The owner is bound by its own policies, so the wall goes up after the rows are in.
+-- One that version 2 cannot hold stops the migration and is named: nothing is lost in silence. API keys
+-- are not carried over: version 1 kept another hash of them.
+do $$
+declare
+  unfit text;
+begin
+  select string_agg(format('%s %s: %s', source, id, fault), E'\n') into unfit
+  from (
+    select 'tenants' as source, id, 'the name is empty' as fault from guide.tenants where name = ''
+    union all
+    select 'tenants', id, 'settings is not an object' from guide.tenants where jsonb_typeof(settings) <> 'object'
+    union all
+    select 'faces', id, 'there is no tenant' from guide.faces where tenant_id is null
+    union all
+    select 'faces', id, 'external_id is empty, ".", ".." or not in Unicode normal form C' from guide.faces
+    where external_id in ('', '.', '..') or external_id is not nfc normalized
+    union all
+    select 'faces', id, 'there is no embedding, or it has no direction' from guide.faces
+    where embedding is null or vector_norm(l2_normalize(embedding)) not between 0.999 and 1.001
+    union all
+    select 'faces', id, 'metadata is not an object' from guide.faces where jsonb_typeof(metadata) <> 'object'
+    union all
+    select 'faces', id, 'quality_score is not from 0 to 1' from guide.faces where quality_score not between 0 and 1
+    union all
+    select 'verifications', id, 'there is no tenant' from guide.verifications where tenant_id is null
+    union all
+    select 'verifications', v.id, 'the face is of another tenant'
+    from guide.verifications v join guide.faces f on f.id = v.face_id where f.tenant_id <> v.tenant_id
+    union all
+    select 'usage_records', id, 'there is no tenant' from guide.usage_records where tenant_id is null
+    union all
+    select 'usage_records', id, 'period is not YYYY-MM' from guide.usage_records
+    where period !~ '^[0-9]{4}-(0[1-9]|1[0-2])$'
+    limit 20
+  ) as faults;
+  if unfit is not null then
+    raise exception E'version 2 cannot hold these rows (the first 20); mend or delete them, then migrate again\n%', unfit;
+  end if;
+end
+$$;
 
+-- The owner is bound by its own policies, so the wall goes up after the rows are in.
 alter table tenants no force row level security;
 alter table faces no force row level security;
 alter table verifications no force row level security;

@@ -1,11 +1,9 @@
 // `make dev`, `make dev-clean` and `make dev-reset`: the service on this machine, with data that stay.
-import { execFile } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { readFile, rm, writeFile } from 'node:fs/promises'
 import { createInterface } from 'node:readline/promises'
-import { promisify } from 'node:util'
 import { SCOPES } from '../src/auth/api-key.ts'
-import { isAlive } from './database/connection.ts'
+import { findProcess } from './database/connection.ts'
 import { createApiKey, createTenant } from './provision.ts'
 import { type Service, startService } from './service.ts'
 import { findFreePort } from './worker.ts'
@@ -23,7 +21,7 @@ interface Secrets {
 
 async function start(): Promise<void> {
   const port = Number(process.env['PORT'] ?? DEFAULT_PORT)
-  const running = await findRunning()
+  const running = await findProcess(PID_FILE)
   if (running)
     throw new Error(`"make dev" runs already, as process ${running}. Use it, or stop it with "make dev-clean".`)
   if (!(Number.isInteger(port) && port > 0 && port < 65_536)) throw new Error('PORT must be a number from 1 to 65535.')
@@ -59,11 +57,11 @@ async function start(): Promise<void> {
 }
 
 async function stop(): Promise<void> {
-  const running = await findRunning()
+  const running = await findProcess(PID_FILE)
   if (!running) return report('nothing is running')
   process.kill(running, 'SIGTERM')
   const deadline = Date.now() + 15_000
-  while (isAlive(running)) {
+  while ((await findProcess(PID_FILE)) !== null) {
     if (Date.now() > deadline) throw new Error(`Process ${running} does not stop. End it yourself: kill -9 ${running}`)
     await new Promise((resolve) => setTimeout(resolve, 100))
   }
@@ -71,7 +69,7 @@ async function stop(): Promise<void> {
 }
 
 async function reset(): Promise<void> {
-  if (await findRunning()) throw new Error('Stop "make dev" first: make dev-clean')
+  if (await findProcess(PID_FILE)) throw new Error('Stop "make dev" first: make dev-clean')
   if (process.env['YES'] !== '1') {
     if (!process.stdin.isTTY) throw new Error('This deletes the development data. Say so: make dev-reset YES=1')
     const terminal = createInterface({ input: process.stdin, output: process.stdout })
@@ -82,15 +80,6 @@ async function reset(): Promise<void> {
   await rm(DATA_FOLDER, { recursive: true, force: true })
   await rm(SECRETS_FILE, { force: true })
   report('deleted the development data')
-}
-
-/** The process of `make dev` in this folder; null when there is none. */
-async function findRunning(): Promise<number | null> {
-  const pid = Number(await readFile(PID_FILE, 'utf8').catch(() => '0'))
-  if (!isAlive(pid)) return null
-  // a number can be another program's by now
-  const { stdout } = await promisify(execFile)('ps', ['-o', 'command=', '-p', String(pid)])
-  return stdout.includes('scripts/dev.ts') ? pid : null
 }
 
 async function readSecrets(): Promise<Secrets> {

@@ -23,6 +23,9 @@ export async function bootstrap(admin: Connection, passwords: Record<LoginRole, 
       execute format('grant connect, create on database %I to rekko_owner', current_database());
       execute format('grant rekko_owner to %I', current_user);
     end $$;
+    -- not in a migration: the schema belongs to the administrator, and for rekko_owner a REVOKE would only warn
+    revoke all on schema public from public;
+    grant usage on schema public to rekko_app, rekko_operator, rekko_jobs, rekko_backup;
     grant usage, create on schema public to rekko_owner;
     create extension if not exists vector;
     alter default privileges for role rekko_owner revoke execute on functions from public;
@@ -31,9 +34,15 @@ export async function bootstrap(admin: Connection, passwords: Record<LoginRole, 
 }
 
 async function createRole(admin: Connection, role: string, options: string): Promise<void> {
-  const [existing] = await admin.query('select 1 from pg_roles where rolname = $1', [role])
+  const [existing] = await admin.query<{ is_unbound: boolean }>(
+    'select rolsuper or (rolbypassrls and rolname <> $2) as is_unbound from pg_roles where rolname = $1',
+    [role, 'rekko_backup'],
+  )
   if (!existing) {
     await admin.execute(`create role ${role} nosuperuser nocreatedb nocreaterole noinherit ${options}`)
+  } else if (existing.is_unbound) {
+    // somebody gave it a way around row-level security: no service may run with that
+    await admin.execute(`alter role ${role} nosuperuser nobypassrls`)
   }
 }
 

@@ -1,6 +1,8 @@
 // A direct connection for administrators: to a real PostgreSQL, or to the embedded one.
+import { execFile } from 'node:child_process'
 import { mkdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { dirname } from 'node:path'
+import { promisify } from 'node:util'
 import { PGlite } from '@electric-sql/pglite'
 import { vector } from '@electric-sql/pglite-pgvector'
 import pg from 'pg'
@@ -70,9 +72,9 @@ async function lock(folder: string): Promise<() => Promise<void>> {
       await writeFile(path, String(process.pid), { flag: 'wx' })
       return () => rm(path, { force: true })
     } catch (error) {
-      if (!(error instanceof Error && 'code' in error && error.code === 'EEXIST')) throw error
-      const holder = Number(await readFile(path, 'utf8').catch(() => '0'))
-      if (isAlive(holder)) {
+      if (!isFileError(error, 'EEXIST')) throw error
+      const holder = await findProcess(path)
+      if (holder !== null) {
         throw new Error(
           `The data in ${folder} are in use by process ${holder}. Stop it with "make dev-clean", or use its server.`,
         )
@@ -82,11 +84,22 @@ async function lock(folder: string): Promise<() => Promise<void>> {
   }
 }
 
-export function isAlive(pid: number): boolean {
+/**
+ * The process of ours that wrote its number into a file and still runs; null when there is none, or when
+ * the number is another program's by now.
+ */
+export async function findProcess(pidFile: string): Promise<number | null> {
+  const pid = Number(await readFile(pidFile, 'utf8').catch(() => '0'))
+  if (!(pid > 0) || pid === process.pid) return null
   try {
-    return pid > 0 && process.kill(pid, 0)
-  } catch (error) {
-    // a process of another user exists, though we may not signal it
-    return error instanceof Error && 'code' in error && error.code === 'EPERM'
+    const { stdout } = await promisify(execFile)('ps', ['-o', 'command=', '-p', String(pid)])
+    return stdout.includes('scripts/') ? pid : null
+  } catch {
+    // ps fails when there is no such process
+    return null
   }
+}
+
+function isFileError(error: unknown, code: string): boolean {
+  return error instanceof Error && 'code' in error && error.code === code
 }

@@ -1,10 +1,10 @@
 // The migration runner, with golang-migrate's habits: NNNNNN_name.up.sql and .down.sql, one row in
 // schema_migrations (version, dirty), one runner at a time.
 import { readdir, readFile } from 'node:fs/promises'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import type { Connection } from './connection.ts'
 
-const FOLDER = join(import.meta.dirname, '../../migrations')
+export const MIGRATIONS = join(import.meta.dirname, '../../migrations')
 
 export interface Version {
   version: number
@@ -16,8 +16,8 @@ interface Migration {
   name: string
 }
 
-export async function listMigrations(): Promise<Migration[]> {
-  const files = await readdir(FOLDER)
+export async function listMigrations(folder = MIGRATIONS): Promise<Migration[]> {
+  const files = await readdir(folder)
   return files
     .flatMap((file) => {
       const match = /^(\d{6})_(\w+)\.up\.sql$/.exec(file)
@@ -45,6 +45,7 @@ export async function findVersion(connection: Connection): Promise<Version> {
  * @param connection of an administrator who is a member of rekko_owner
  * @param target a version; the newest when it is not given
  * @param report called before each migration
+ * @param folder of the migrations
  * @throws Error with what to do, when the database is dirty or a migration fails; what the failed one
  *   did is rolled back
  */
@@ -52,6 +53,7 @@ export async function migrate(
   connection: Connection,
   target?: number,
   report: (step: string) => void = () => {},
+  folder = MIGRATIONS,
 ): Promise<Version> {
   await connection.execute('set role rekko_owner')
   // one runner at a time; a second one waits here, then finds nothing left to do
@@ -60,7 +62,7 @@ export async function migrate(
     await connection.execute(
       'create table if not exists schema_migrations (version bigint not null primary key, dirty boolean not null)',
     )
-    const migrations = await listMigrations()
+    const migrations = await listMigrations(folder)
     const goal = target ?? migrations.at(-1)?.version ?? 0
     let current = await findVersion(connection)
     for (;;) {
@@ -70,8 +72,9 @@ export async function migrate(
       const step = up ?? down
       if (!step) return current
       const after = up ? step.version : (migrations.findLast(({ version }) => version < step.version)?.version ?? 0)
-      report(`${up ? 'up' : 'down'} ${fileName(step, up ? 'up' : 'down')}`)
-      await run(connection, step, up ? 'up' : 'down', after)
+      const file = fileName(step, up ? 'up' : 'down')
+      report(`${up ? 'up' : 'down'} ${file}`)
+      await run(connection, join(folder, file), step.version, after)
       current = await findVersion(connection)
     }
   } finally {
@@ -80,25 +83,19 @@ export async function migrate(
   }
 }
 
-async function run(
-  connection: Connection,
-  migration: Migration,
-  direction: 'up' | 'down',
-  after: number,
-): Promise<void> {
-  const file = fileName(migration, direction)
-  const script = await readFile(join(FOLDER, file), 'utf8')
-  const record = (version: number, dirty: boolean) =>
+async function run(connection: Connection, path: string, version: number, after: number): Promise<void> {
+  const script = await readFile(path, 'utf8')
+  const record = (recorded: number, dirty: boolean) =>
     connection.execute(
-      `delete from schema_migrations; insert into schema_migrations (version, dirty) values (${version}, ${dirty})`,
+      `delete from schema_migrations; insert into schema_migrations (version, dirty) values (${recorded}, ${dirty})`,
     )
-  await record(migration.version, true)
+  await record(version, true)
   try {
     await connection.execute(`begin; set local lock_timeout = '5s';\n${script}\n;commit`)
   } catch (error) {
     await connection.execute('rollback')
     const reason = error instanceof Error ? error.message : String(error)
-    throw new Error(`${file} failed and was rolled back: ${reason}\n${explainDirty(migration.version)}`)
+    throw new Error(`${basename(path)} failed and was rolled back: ${reason}\n${explainDirty(version)}`)
   }
   if (after > 0) await record(after, false)
   else await connection.execute('delete from schema_migrations')

@@ -1,0 +1,322 @@
+// The schema of migrations/, as far as drizzle can say it; test/node/schema.test.ts holds the two together.
+//
+// The Worker does not import this file: it would pull drizzle into the bundle, and its statements are
+// SQL. It is for `drizzle-kit generate`, which writes the SQL of a change for a new migration
+// (drizzle.config.ts), and for reading.
+//
+// What drizzle cannot express stands in the migrations only: the extension, roles and grants, FORCE
+// row-level security, functions and triggers, INCLUDE of an index, storage parameters and the storage
+// of a column, and which columns ON DELETE SET NULL sets (drizzle would set tenant_id too).
+// biome-ignore lint/style/noRestrictedImports: this is the file that the rule speaks of
+import { type SQL, sql } from 'drizzle-orm'
+import {
+  bigint,
+  bit,
+  boolean,
+  check,
+  customType,
+  doublePrecision,
+  foreignKey,
+  index,
+  integer,
+  jsonb,
+  numeric,
+  type PgPolicyConfig,
+  pgPolicy,
+  pgRole,
+  pgTable,
+  primaryKey,
+  text,
+  timestamp,
+  unique,
+  uuid,
+  vector,
+} from 'drizzle-orm/pg-core'
+
+const rekkoApp = pgRole('rekko_app').existing()
+const rekkoOwner = pgRole('rekko_owner').existing()
+
+export const tenants = pgTable(
+  'tenants',
+  {
+    id: id().primaryKey(),
+    name: text('name').notNull(),
+    environment: text('environment').notNull().default('live'),
+    settings: jsonb('settings').notNull().default({}),
+    isActive: boolean('is_active').notNull().default(true),
+    createdAt: now('created_at'),
+    updatedAt: now('updated_at'),
+  },
+  (table) => [
+    check('tenants_name_check', sql`char_length(name) between 1 and 255`),
+    check('tenants_environment_check', sql`environment in ('live', 'test')`),
+    check('tenants_settings_check', sql`jsonb_typeof(settings) = 'object'`),
+    index('idx_tenants_is_active').on(table.isActive),
+    ...wall('tenants', sql`id = current_tenant_id()`),
+    ownerPolicy('tenants', { for: 'select', using: sql`true` }),
+    ownerPolicy('tenants', { for: 'insert', withCheck: sql`true` }),
+  ],
+).enableRLS()
+
+export const apiKeys = pgTable(
+  'api_keys',
+  {
+    tenantId: tenantId(),
+    id: id(),
+    name: text('name').notNull(),
+    hash: bytea('hash').notNull(),
+    prefix: text('prefix').notNull(),
+    scopes: text('scopes').array().notNull(),
+    expiresAt: instant('expires_at'),
+    revokedAt: instant('revoked_at'),
+    lastUsedAt: instant('last_used_at'),
+    createdAt: now('created_at'),
+  },
+  (table) => [
+    primaryKey({ name: 'api_keys_pkey', columns: [table.tenantId, table.id] }),
+    foreignKey({ name: 'api_keys_tenant_id_fkey', columns: [table.tenantId], foreignColumns: [tenants.id] }),
+    unique('api_keys_hash_key').on(table.hash),
+    check('api_keys_hash_check', sql`octet_length(hash) = 32`),
+    check('api_keys_name_check', sql`char_length(name) between 1 and 255`),
+    check(
+      'api_keys_scopes_check',
+      sql`scopes <@ array['faces:read', 'faces:write', 'verify', 'identify', 'scores:read', 'audit:read', 'usage:read', 'admin']`,
+    ),
+    ...wall('api_keys'),
+    ownerPolicy('api_keys', { for: 'select', using: sql`true` }),
+    ownerPolicy('api_keys', { for: 'insert', withCheck: sql`true` }),
+  ],
+).enableRLS()
+
+export const faces = pgTable(
+  'faces',
+  {
+    tenantId: tenantId(),
+    id: id(),
+    externalId: textInByteOrder('external_id').notNull(),
+    embedding: vector('embedding', { dimensions: 512 }).notNull(),
+    code: bit('code', { dimensions: 512 }).generatedAlwaysAs(sql`binary_quantize(embedding)::bit(512)`),
+    model: text('model').notNull(),
+    metadata: jsonb('metadata').notNull().default({}),
+    qualityScore: score('quality_score'),
+    createdAt: now('created_at'),
+    updatedAt: now('updated_at'),
+  },
+  (table) => [
+    primaryKey({ name: 'faces_pkey', columns: [table.tenantId, table.id] }),
+    foreignKey({ name: 'faces_tenant_id_fkey', columns: [table.tenantId], foreignColumns: [tenants.id] }),
+    unique('faces_tenant_external_key').on(table.tenantId, table.externalId),
+    check(
+      'faces_external_id_check',
+      sql`char_length(external_id) between 1 and 255 and external_id is nfc normalized and external_id not in ('.', '..')`,
+    ),
+    check('faces_embedding_check', sql`vector_norm(embedding) between 0.999 and 1.001`),
+    check('faces_metadata_check', sql`jsonb_typeof(metadata) = 'object'`),
+    check('faces_quality_score_check', sql`quality_score between 0 and 1`),
+    // include (code, id)
+    index('idx_faces_tenant_code').on(table.tenantId),
+    ...wall('faces'),
+  ],
+).enableRLS()
+
+export const verifications = pgTable(
+  'verifications',
+  {
+    tenantId: tenantId(),
+    id: id(),
+    faceId: uuid('face_id'),
+    externalId: textInByteOrder('external_id'),
+    verified: boolean('verified').notNull(),
+    confidence: score('confidence').notNull(),
+    threshold: doublePrecision('threshold').notNull(),
+    model: text('model').notNull(),
+    livenessPassed: boolean('liveness_passed'),
+    latencyMs: integer('latency_ms'),
+    requestId: text('request_id').notNull(),
+    createdAt: now('created_at'),
+  },
+  (table) => [
+    primaryKey({ name: 'verifications_pkey', columns: [table.tenantId, table.id] }),
+    foreignKey({ name: 'verifications_tenant_id_fkey', columns: [table.tenantId], foreignColumns: [tenants.id] }),
+    // set null (face_id)
+    foreignKey({
+      name: 'verifications_face_fkey',
+      columns: [table.tenantId, table.faceId],
+      foreignColumns: [faces.tenantId, faces.id],
+    }).onDelete('set null'),
+    index('idx_verifications_tenant_created').on(
+      table.tenantId,
+      table.createdAt.desc().nullsFirst(),
+      table.id.desc().nullsFirst(),
+    ),
+    index('idx_verifications_tenant_external').on(
+      table.tenantId,
+      table.externalId,
+      table.createdAt.desc().nullsFirst(),
+      table.id.desc().nullsFirst(),
+    ),
+    index('idx_verifications_tenant_face').on(table.tenantId, table.faceId),
+    ...wall('verifications'),
+    ownerPolicy('verifications', { for: 'select', using: sql`tenant_id = current_tenant_id()` }),
+    ownerPolicy('verifications', {
+      for: 'update',
+      using: sql`tenant_id = current_tenant_id()`,
+      withCheck: sql`tenant_id = current_tenant_id()`,
+    }),
+  ],
+).enableRLS()
+
+export const identifications = pgTable(
+  'identifications',
+  {
+    tenantId: tenantId(),
+    id: id(),
+    faceId: uuid('face_id'),
+    externalId: textInByteOrder('external_id'),
+    identified: boolean('identified').notNull(),
+    confidence: score('confidence'),
+    threshold: doublePrecision('threshold').notNull(),
+    model: text('model').notNull(),
+    facesSearched: integer('faces_searched').notNull(),
+    facesMatched: integer('faces_matched').notNull(),
+    latencyMs: integer('latency_ms'),
+    requestId: text('request_id').notNull(),
+    createdAt: now('created_at'),
+  },
+  (table) => [
+    primaryKey({ name: 'identifications_pkey', columns: [table.tenantId, table.id] }),
+    foreignKey({ name: 'identifications_tenant_id_fkey', columns: [table.tenantId], foreignColumns: [tenants.id] }),
+    // set null (face_id)
+    foreignKey({
+      name: 'identifications_face_fkey',
+      columns: [table.tenantId, table.faceId],
+      foreignColumns: [faces.tenantId, faces.id],
+    }).onDelete('set null'),
+    index('idx_identifications_tenant_created').on(
+      table.tenantId,
+      table.createdAt.desc().nullsFirst(),
+      table.id.desc().nullsFirst(),
+    ),
+    index('idx_identifications_tenant_external').on(
+      table.tenantId,
+      table.externalId,
+      table.createdAt.desc().nullsFirst(),
+      table.id.desc().nullsFirst(),
+    ),
+    index('idx_identifications_tenant_face').on(table.tenantId, table.faceId),
+    ...wall('identifications'),
+    ownerPolicy('identifications', { for: 'select', using: sql`tenant_id = current_tenant_id()` }),
+    ownerPolicy('identifications', {
+      for: 'update',
+      using: sql`tenant_id = current_tenant_id()`,
+      withCheck: sql`tenant_id = current_tenant_id()`,
+    }),
+  ],
+).enableRLS()
+
+export const usageEvents = pgTable(
+  'usage_events',
+  {
+    tenantId: tenantId(),
+    id: id(),
+    kind: text('kind').notNull(),
+    occurredAt: now('occurred_at'),
+  },
+  (table) => [
+    primaryKey({ name: 'usage_events_pkey', columns: [table.tenantId, table.id] }),
+    foreignKey({ name: 'usage_events_tenant_id_fkey', columns: [table.tenantId], foreignColumns: [tenants.id] }),
+    check('usage_events_kind_check', sql`kind in ('registration', 'verification', 'identification', 'deletion')`),
+    ...wall('usage_events'),
+    ownerPolicy('usage_events', { for: 'select', using: sql`true` }),
+    ownerPolicy('usage_events', { for: 'delete', using: sql`true` }),
+  ],
+).enableRLS()
+
+export const usageRecords = pgTable(
+  'usage_records',
+  {
+    tenantId: tenantId(),
+    id: id(),
+    period: text('period').notNull(),
+    registrations: count('registrations'),
+    verifications: count('verifications'),
+    identifications: count('identifications'),
+    deletions: count('deletions'),
+    createdAt: now('created_at'),
+    updatedAt: now('updated_at'),
+  },
+  (table) => [
+    primaryKey({ name: 'usage_records_pkey', columns: [table.tenantId, table.id] }),
+    foreignKey({ name: 'usage_records_tenant_id_fkey', columns: [table.tenantId], foreignColumns: [tenants.id] }),
+    unique('usage_records_tenant_period_key').on(table.tenantId, table.period),
+    check('usage_records_period_check', sql`period ~ '^[0-9]{4}-(0[1-9]|1[0-2])$'`),
+    ...wall('usage_records'),
+    ownerPolicy('usage_records', { for: 'select', using: sql`true` }),
+    ownerPolicy('usage_records', { for: 'insert', withCheck: sql`true` }),
+    ownerPolicy('usage_records', { for: 'update', using: sql`true`, withCheck: sql`true` }),
+  ],
+).enableRLS()
+
+export const faceCounts = pgTable(
+  'face_counts',
+  {
+    tenantId: tenantId(),
+    id: id(),
+    change: bigint('change', { mode: 'number' }).notNull(),
+  },
+  (table) => [
+    primaryKey({ name: 'face_counts_pkey', columns: [table.tenantId, table.id] }),
+    foreignKey({ name: 'face_counts_tenant_id_fkey', columns: [table.tenantId], foreignColumns: [tenants.id] }),
+    ...wall('face_counts'),
+    ownerPolicy('face_counts', { for: 'select', using: sql`true` }),
+    ownerPolicy('face_counts', { for: 'insert', withCheck: sql`true` }),
+    ownerPolicy('face_counts', { for: 'delete', using: sql`true` }),
+  ],
+).enableRLS()
+
+function tenantId() {
+  return uuid('tenant_id').notNull()
+}
+
+function id() {
+  return uuid('id').notNull().defaultRandom()
+}
+
+/** A point in time, to the millisecond: all that a JavaScript Date can hold. */
+function instant<Name extends string>(name: Name) {
+  return timestamp(name, { precision: 3, withTimezone: true })
+}
+
+function now<Name extends string>(name: Name) {
+  return instant(name).notNull().defaultNow()
+}
+
+/** 0 to 1 in four decimals. */
+function score<Name extends string>(name: Name) {
+  return numeric(name, { precision: 5, scale: 4 })
+}
+
+function count<Name extends string>(name: Name) {
+  return bigint(name, { mode: 'number' }).notNull().default(0)
+}
+
+function bytea<Name extends string>(name: Name) {
+  return customType<{ data: Uint8Array }>({ dataType: () => 'bytea' })(name)
+}
+
+function textInByteOrder<Name extends string>(name: Name) {
+  return customType<{ data: string }>({ dataType: () => 'text collate "C"' })(name)
+}
+
+/** The two policies that keep a login of the Worker to the tenant it entered. */
+function wall(table: string, isOwn: SQL = sql`tenant_id = current_tenant_id()`) {
+  return [
+    pgPolicy(`${table}_wall`, { as: 'restrictive', to: rekkoApp, using: isOwn, withCheck: isOwn }),
+    pgPolicy(`${table}_tenant`, { to: rekkoApp, using: isOwn, withCheck: isOwn }),
+  ]
+}
+
+/** An opening for the functions that run as the owner, whom FORCE binds too. */
+function ownerPolicy(table: string, config: PgPolicyConfig & { for: 'select' | 'insert' | 'update' | 'delete' }) {
+  return pgPolicy(`${table}_owner_${config.for}`, { to: rekkoOwner, ...config })
+}

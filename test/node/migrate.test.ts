@@ -1,0 +1,362 @@
+// Proves the migrations and their runner: up, down and up again; a failure that leaves nothing but the mark;
+// an installation of version 1 that keeps its rows. Fake: the broken migrations, in a folder of their own.
+import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest'
+import { bootstrap } from '../../scripts/database/bootstrap.ts'
+import { DEVELOPMENT_PASSWORDS } from '../../scripts/database/development.ts'
+import { findVersion, listMigrations, MIGRATIONS, migrate } from '../../scripts/database/migrate.ts'
+import { SCHEMA_VERSION } from '../../src/db/readiness.ts'
+import { createDatabase, describeCatalog, type FreshDatabase, needsNative } from './database.ts'
+
+let database: FreshDatabase
+beforeAll(async () => {
+  database = await createDatabase()
+})
+afterAll(() => database.drop())
+
+function toFileName({ version, name }: { version: number; name: string }): string {
+  return `${String(version).padStart(6, '0')}_${name}`
+}
+
+describe('the folder of migrations', () => {
+  it('has an up and a down for every version, and nothing else', async () => {
+    const migrations = await listMigrations()
+    const names = migrations.map(toFileName)
+    expect((await readdir(MIGRATIONS)).sort()).toEqual(names.flatMap((name) => [`${name}.down.sql`, `${name}.up.sql`]))
+    expect(migrations.map(({ version }) => version)).toEqual(migrations.map((_, index) => index + 1))
+  })
+
+  it('ends at the version that the Worker asks for', async () => {
+    expect((await listMigrations()).at(-1)?.version).toBe(SCHEMA_VERSION)
+  })
+})
+
+describe('up and down', () => {
+  it('reaches the newest version, leaves nothing behind on the way back, and is the same the second time', async () => {
+    const { connection } = database
+    const steps: string[] = []
+    expect(await migrate(connection, 0)).toEqual({ version: 0, dirty: false })
+    const empty = await describeCatalog(connection)
+    expect(empty.filter((line) => /^relation /.test(line))).toEqual([
+      expect.stringMatching(/^relation schema_migrations /),
+    ])
+
+    expect(await migrate(connection, undefined, (step) => steps.push(step))).toEqual({
+      version: SCHEMA_VERSION,
+      dirty: false,
+    })
+    const first = await describeCatalog(connection)
+    expect(first.length).toBeGreaterThan(empty.length + 100)
+
+    expect(await migrate(connection, 0, (step) => steps.push(step))).toEqual({ version: 0, dirty: false })
+    expect(await describeCatalog(connection)).toEqual(empty)
+
+    expect(await migrate(connection)).toEqual({ version: SCHEMA_VERSION, dirty: false })
+    expect(await describeCatalog(connection)).toEqual(first)
+    const names = (await listMigrations()).map(toFileName)
+    expect(steps).toEqual([
+      ...names.map((name) => `up ${name}.up.sql`),
+      ...names.toReversed().map((name) => `down ${name}.down.sql`),
+    ])
+  })
+
+  it('does nothing when there is nothing left to do', async () => {
+    await migrate(database.connection)
+    const steps: string[] = []
+    await migrate(database.connection, undefined, (step) => steps.push(step))
+    expect(steps).toEqual([])
+  })
+
+  it('leaves the administrator who he was', async () => {
+    await migrate(database.connection)
+    const [who] = await database.connection.query('select current_user::text as name')
+    expect(who).toEqual({ name: database.admin.role })
+  })
+
+  it('lets two runners start at once, and each migration run once', async (context) => {
+    needsNative(context, database, 'it has one session')
+    await migrate(database.connection, 0)
+    const steps: string[] = []
+    const runners = await Promise.all([database.connect(), database.connect()])
+    const versions = await Promise.all(runners.map((runner) => migrate(runner, undefined, (step) => steps.push(step))))
+    expect(versions).toEqual(Array(2).fill({ version: SCHEMA_VERSION, dirty: false }))
+    expect(steps).toEqual((await listMigrations()).map((migration) => `up ${toFileName(migration)}.up.sql`))
+    await Promise.all(runners.map((runner) => runner.close()))
+  })
+})
+
+describe('a migration that fails', () => {
+  let folder: string
+
+  beforeEach(async () => {
+    await migrate(database.connection, 0)
+    folder = await mkdtemp(join(tmpdir(), 'rekko-migrations-'))
+    await writeFile(join(folder, '000001_first.up.sql'), 'create table first (id integer);')
+    await writeFile(join(folder, '000001_first.down.sql'), 'drop table first;')
+    await writeFile(join(folder, '000002_second.up.sql'), 'create table second (id integer);\nselect 1 / 0;')
+    await writeFile(join(folder, '000002_second.down.sql'), 'drop table second;\nselect 1 / 0;')
+  })
+
+  afterEach(async () => {
+    await database.connection.execute('drop table if exists first, second; delete from schema_migrations')
+    await rm(folder, { recursive: true })
+  })
+
+  const run = (target?: number) => migrate(database.connection, target, undefined, folder)
+  const tables = () =>
+    database.connection.query("select relname from pg_class where relname in ('first', 'second') order by relname")
+
+  it('is rolled back, marks the database and says why and what to do', async () => {
+    await expect(run()).rejects.toThrow(
+      /^000002_second\.up\.sql failed and was rolled back: division by zero\n.* dirty at version 2: .* update schema_migrations set version = N, dirty = false$/,
+    )
+    expect(await tables()).toEqual([{ relname: 'first' }])
+    expect(await findVersion(database.connection)).toEqual({ version: 2, dirty: true })
+  })
+
+  it('keeps the next run from starting, up or down, until somebody has looked', async () => {
+    await expect(run()).rejects.toThrow(/division by zero/)
+    for (const target of [undefined, 1, 0]) {
+      await expect(run(target)).rejects.toThrow(/^The database is marked dirty at version 2: /)
+    }
+    expect(await tables()).toEqual([{ relname: 'first' }])
+
+    await writeFile(join(folder, '000002_second.up.sql'), 'create table second (id integer);')
+    await database.connection.execute('update schema_migrations set version = 1, dirty = false')
+    expect(await run()).toEqual({ version: 2, dirty: false })
+    expect(await tables()).toEqual([{ relname: 'first' }, { relname: 'second' }])
+  })
+
+  it('on the way down is rolled back and marked as well', async () => {
+    await writeFile(join(folder, '000002_second.up.sql'), 'create table second (id integer);')
+    await run()
+    await expect(run(0)).rejects.toThrow(/^000002_second\.down\.sql failed and was rolled back: division by zero\n/)
+    expect(await tables()).toEqual([{ relname: 'first' }, { relname: 'second' }])
+    expect(await findVersion(database.connection)).toEqual({ version: 2, dirty: true })
+  })
+
+  it('keeps nobody waiting: the lock and the role are given back', async () => {
+    await expect(run()).rejects.toThrow(/division by zero/)
+    const [left] = await database.connection.query(`
+      select current_user::text as role,
+        (select count(*)::int from pg_locks where locktype = 'advisory' and database = (select oid from pg_database where datname = current_database())) as locks`)
+    expect(left).toEqual({ role: database.admin.role, locks: 0 })
+  })
+
+  it('without its file changes nothing', async () => {
+    await rm(join(folder, '000001_first.down.sql'))
+    await run(1)
+    await expect(run(0)).rejects.toThrow(/000001_first\.down\.sql/)
+    expect(await findVersion(database.connection)).toEqual({ version: 1, dirty: false })
+  })
+})
+
+describe('an installation of version 1', () => {
+  const ACME = '00000000-0000-4000-8000-00000000000a'
+  const RIVAL = '00000000-0000-4000-8000-00000000000b'
+  const ADA = '00000000-0000-4000-8000-0000000000fa'
+  /** Of a row that version 2 cannot hold. */
+  const UNFIT = '00000000-0000-4000-8000-0000000000ff'
+  const TABLES = ['tenants', 'faces', 'verifications', 'usage_records'] as const
+  type Rows = Record<string, Record<string, unknown>[]>
+
+  beforeEach(async () => {
+    const { connection } = database
+    await migrate(connection, 0)
+    await migrate(connection, 1)
+    // whoever installed version 1 owns it
+    for (const table of TABLES) await connection.execute(`alter table ${table} owner to current_user`)
+    await connection.execute(`
+      insert into tenants (id, name, api_key_hash, settings, is_active, created_at, updated_at) values
+        ('${ACME}', 'Acme', 'a hash', '{"threshold": 0.7}', false, '2025-01-02 03:04:05.678Z', '2025-02-02 03:04:05.678Z'),
+        ('${RIVAL}', 'Rival', null, null, null, null, null);
+      insert into faces (id, tenant_id, external_id, embedding, metadata, quality_score, created_at, updated_at) values
+        ('${ADA}', '${ACME}', 'ada', array_fill(20, array[512])::vector, '{"sector": "north"}', 0.9123, '2025-01-03Z', '2025-01-04Z'),
+        ('00000000-0000-4000-8000-0000000000fb', '${ACME}', 'bob', l2_normalize(array_fill(-1, array[512])::vector), '{}', 1, '2025-01-05Z', '2025-01-05Z'),
+        ('00000000-0000-4000-8000-0000000000fc', '${RIVAL}', 'ada', array_fill(1e-30::real, array[512])::vector, null, null, null, null);
+      insert into verifications (id, tenant_id, face_id, external_id, verified, confidence, liveness_passed, latency_ms, created_at) values
+        ('00000000-0000-4000-8000-00000000001a', '${ACME}', '${ADA}', 'ada', true, 0.9123, true, 12, '2025-03-01Z'),
+        ('00000000-0000-4000-8000-00000000001b', '${ACME}', null, 'somebody', false, null, null, null, null);
+      insert into usage_records (id, tenant_id, period, registrations, verifications, deletions, created_at, updated_at) values
+        ('00000000-0000-4000-8000-00000000002a', '${ACME}', '2025-03', 3, 2, 1, '2025-03-01Z', '2025-03-31Z'),
+        ('00000000-0000-4000-8000-00000000002b', '${RIVAL}', '2025-03', null, null, null, null, null)`)
+    await bootstrap(connection, DEVELOPMENT_PASSWORDS)
+  })
+
+  afterEach(async () => {
+    await database.connection.execute('update schema_migrations set version = 1, dirty = false where dirty')
+    await migrate(database.connection, 0)
+  })
+
+  async function readRows(): Promise<Rows> {
+    const rows: Rows = {}
+    for (const table of TABLES) {
+      const found = await database.connection.query<{ row: Record<string, unknown> }>(
+        `select to_jsonb(t) as row from ${table} t order by id`,
+      )
+      rows[table] = found.map(({ row }) => row)
+    }
+    return rows
+  }
+
+  /** The same rows in the same order, with every value that was not null; embeddings are normalized, hashes do not move. */
+  function expectKept(rows: Rows, before: Rows) {
+    for (const table of TABLES) {
+      const kept = before[table]?.map((row) =>
+        Object.fromEntries(
+          Object.entries(row).filter(
+            ([column, value]) => value !== null && !['embedding', 'api_key_hash'].includes(column),
+          ),
+        ),
+      )
+      expect(rows[table]).toEqual(kept?.map((row) => expect.objectContaining(row)))
+    }
+  }
+
+  it('reaches the newest version without losing a row', async () => {
+    const before = await readRows()
+    expect(TABLES.map((table) => before[table]?.length)).toEqual([2, 3, 2, 2])
+    await migrate(database.connection)
+    const after = await readRows()
+    expectKept(after, before)
+
+    // what was null has a meaning now
+    expect(after['tenants']?.[1]).toMatchObject({ environment: 'live', settings: {}, is_active: true })
+    expect(after['faces']?.[2]).toMatchObject({ model: 'arcface-512@1', metadata: {}, quality_score: null })
+    expect(after['verifications']?.[1]).toMatchObject({ confidence: 0, threshold: 0.675, model: 'arcface-512@1' })
+    expect(after['usage_records']?.[1]).toMatchObject({
+      registrations: 0,
+      verifications: 0,
+      identifications: 0,
+      deletions: 0,
+    })
+
+    const embeddings = await database.connection.query(`
+      select external_id, round(vector_norm(embedding)::numeric, 4)::float8 as norm,
+        round((embedding <=> array_fill(1, array[512])::vector)::numeric, 4)::float8 as distance
+      from faces order by id`)
+    expect(embeddings).toEqual([
+      { external_id: 'ada', norm: 1, distance: 0 },
+      { external_id: 'bob', norm: 1, distance: 2 },
+      { external_id: 'ada', norm: 1, distance: 0 },
+    ])
+    const counts = await database.connection.query(
+      'select tenant_id, sum(change)::int as faces from face_counts group by tenant_id order by tenant_id',
+    )
+    expect(counts).toEqual([
+      { tenant_id: ACME, faces: 2 },
+      { tenant_id: RIVAL, faces: 1 },
+    ])
+  })
+
+  it('gets its rows back on the way down, with those written since', async () => {
+    const before = await readRows()
+    await migrate(database.connection)
+    await database.connection.execute(`
+      insert into faces (tenant_id, id, external_id, embedding, model)
+        values ('${RIVAL}', 'ffffffff-0000-4000-8000-000000000001', 'eve', l2_normalize(array_fill(1, array[512])::vector), 'arcface-512@1');
+      insert into verifications (tenant_id, id, external_id, verified, confidence, threshold, model, request_id)
+        values ('${RIVAL}', 'ffffffff-0000-4000-8000-000000000002', null, true, 0.9, 0.7, 'arcface-512@1', 'a request')`)
+    await migrate(database.connection, 1)
+    const after = await readRows()
+    expect(after['faces']?.pop()).toMatchObject({ tenant_id: RIVAL, external_id: 'eve' })
+    expect(after['verifications']?.pop()).toMatchObject({ tenant_id: RIVAL, external_id: '(erased)', confidence: 0.9 })
+    expectKept(after, before)
+  })
+
+  it.each([
+    [
+      'a tenant without a name',
+      'tenants',
+      'the name is empty',
+      `insert into tenants (id, name) values ('${UNFIT}', '')`,
+    ],
+    [
+      'settings that are a list',
+      'tenants',
+      'settings is not an object',
+      `insert into tenants (id, name, settings) values ('${UNFIT}', 'x', '[]')`,
+    ],
+    [
+      'a face without a tenant',
+      'faces',
+      'there is no tenant',
+      `insert into faces (id, external_id, embedding) values ('${UNFIT}', 'x', array_fill(1, array[512])::vector)`,
+    ],
+    [
+      'a face without an embedding',
+      'faces',
+      'there is no embedding, or it has no direction',
+      `insert into faces (id, tenant_id, external_id) values ('${UNFIT}', '${ACME}', 'x')`,
+    ],
+    [
+      'an embedding of zeros',
+      'faces',
+      'there is no embedding, or it has no direction',
+      `insert into faces (id, tenant_id, external_id, embedding) values ('${UNFIT}', '${ACME}', 'x', array_fill(0, array[512])::vector)`,
+    ],
+    [
+      'an external_id that is a path',
+      'faces',
+      'external_id is empty, ".", ".." or not in Unicode normal form C',
+      `insert into faces (id, tenant_id, external_id, embedding) values ('${UNFIT}', '${ACME}', '..', array_fill(1, array[512])::vector)`,
+    ],
+    [
+      'an external_id in another normal form',
+      'faces',
+      'external_id is empty, ".", ".." or not in Unicode normal form C',
+      `insert into faces (id, tenant_id, external_id, embedding) values ('${UNFIT}', '${ACME}', U&'Ame\\0301lie', array_fill(1, array[512])::vector)`,
+    ],
+    [
+      'metadata that are a list',
+      'faces',
+      'metadata is not an object',
+      `insert into faces (id, tenant_id, external_id, embedding, metadata) values ('${UNFIT}', '${ACME}', 'x', array_fill(1, array[512])::vector, '[]')`,
+    ],
+    [
+      'a quality in percent',
+      'faces',
+      'quality_score is not from 0 to 1',
+      `insert into faces (id, tenant_id, external_id, embedding, quality_score) values ('${UNFIT}', '${ACME}', 'x', array_fill(1, array[512])::vector, 9.1)`,
+    ],
+    [
+      'a verification without a tenant',
+      'verifications',
+      'there is no tenant',
+      `insert into verifications (id, external_id, verified) values ('${UNFIT}', 'x', true)`,
+    ],
+    [
+      "a verification of a rival's face",
+      'verifications',
+      'the face is of another tenant',
+      `insert into verifications (id, tenant_id, face_id, external_id, verified) values ('${UNFIT}', '${RIVAL}', '${ADA}', 'ada', true)`,
+    ],
+    [
+      'usage without a tenant',
+      'usage_records',
+      'there is no tenant',
+      `insert into usage_records (id, period) values ('${UNFIT}', '2025-04')`,
+    ],
+    [
+      'usage of a thirteenth month',
+      'usage_records',
+      'period is not YYYY-MM',
+      `insert into usage_records (id, tenant_id, period) values ('${UNFIT}', '${ACME}', '2025-13')`,
+    ],
+  ])('is not migrated with %s: the row is named, and nothing is lost', async (_, table, fault, insert) => {
+    const { connection } = database
+    await connection.execute(insert)
+    const before = await readRows()
+    await expect(migrate(connection)).rejects.toThrow(
+      `000002_tenancy.up.sql failed and was rolled back: version 2 cannot hold these rows (the first 20); mend or delete them, then migrate again\n${table} ${UNFIT}: ${fault}\nThe database is marked dirty at version 2`,
+    )
+    expect(await readRows()).toEqual(before)
+
+    await connection.execute(
+      `delete from ${table} where id = '${UNFIT}'; update schema_migrations set version = 1, dirty = false`,
+    )
+    expect(await migrate(connection)).toEqual({ version: SCHEMA_VERSION, dirty: false })
+  })
+})
