@@ -12,7 +12,7 @@ export interface Identity {
  * Reads embeddings from CSV: columns `identity` and `e0` to `e511` found by name, others ignored.
  *
  * @returns identities in the order in which they first appear
- * @throws Error that names the line
+ * @throws Error that names the line and the column
  */
 export function parseGallery(csv: string): Identity[] {
   const [header = '', ...lines] = csv.split(/\r?\n/)
@@ -28,9 +28,9 @@ export function parseGallery(csv: string): Identity[] {
     const cells = line.split(',')
     const name = cells[identityColumn]?.trim() ?? ''
     const sample = componentColumns.map((column) => Number(cells[column]?.trim() || Number.NaN))
-    if (name === '' || !sample.every(Number.isFinite)) {
-      throw new Error(`Line ${index + 2}: needs an identity and ${DIMENSIONS} numbers.`)
-    }
+    if (name === '') throw new Error(`Line ${index + 2}: the column "identity" is empty.`)
+    const wrong = sample.findIndex((component) => !Number.isFinite(component))
+    if (wrong >= 0) throw new Error(`Line ${index + 2}: the column "e${wrong}" must be a number.`)
     const identity = identities.get(name) ?? { name, samples: [] }
     identity.samples.push(sample)
     identities.set(name, identity)
@@ -59,10 +59,10 @@ const INTRINSIC_DIMENSIONS = Math.round(1 / IMPOSTOR_DEVIATION ** 2)
 export function generateGallery(people: number, samplesEach: number, seed: number): Identity[] {
   const random = createRandom(seed)
   const direction = () => normalize(Array.from({ length: INTRINSIC_DIMENSIONS }, () => gaussian(random)))
-  // what all faces have in common: two of them share IMPOSTOR_MEAN of it
+  // what all faces have in common; a sample has of it what it has of its person
   const common = direction()
   return Array.from({ length: people }, (_, person) => {
-    const own = mix(common, direction(), Math.sqrt(IMPOSTOR_MEAN))
+    const own = mix(common, direction(), Math.sqrt(IMPOSTOR_MEAN / GENUINE_MEAN))
     const samples = Array.from({ length: samplesEach }, () => {
       // two samples at sqrt(a) and sqrt(b) from their person have a cosine of about sqrt(a * b)
       const likeness = clamp(GENUINE_MEAN + Math.SQRT2 * GENUINE_DEVIATION * gaussian(random), 0.4, 0.95)

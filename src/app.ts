@@ -18,15 +18,14 @@ export const app = new OpenAPIHono<AppContext>({
 app.use(async (c, next) => {
   c.set('requestId', toRequestId(c.req.header('X-Request-Id')))
   c.set('startedAt', Date.now())
-  if (!isDecodable(new URL(c.req.url).pathname)) {
-    throw new Problem('MALFORMED_URL', 'Percent-encode the path as UTF-8.')
-  }
-  await next()
-})
-app.use(async (c, next) => {
   await next()
   c.res.headers.set('X-Request-Id', c.var.requestId)
   c.res.headers.set('Cache-Control', 'no-store')
+})
+app.use(async (c, next) => {
+  const { pathname, search } = new URL(c.req.url)
+  if (!isDecodable(pathname + search)) throw new Problem('MALFORMED_URL', 'Percent-encode the URL as UTF-8.')
+  await next()
 })
 
 app.route('/', health)
@@ -119,9 +118,9 @@ function toRequestId(proposed: string | undefined): string {
   return proposed && /^[A-Za-z0-9-]{1,64}$/.test(proposed) ? proposed : crypto.randomUUID()
 }
 
-function isDecodable(path: string): boolean {
+function isDecodable(encoded: string): boolean {
   try {
-    decodeURIComponent(path)
+    decodeURIComponent(encoded)
     return true
   } catch {
     return false

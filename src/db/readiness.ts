@@ -1,6 +1,6 @@
 // Whether the database is one that may be trusted with tenants: not only that it answers.
 import type { Env } from '../env.ts'
-import { connect, transact } from './neon.ts'
+import { connect, DatabaseError, transact } from './neon.ts'
 
 /** The oldest schema that this code works with: the newest migration it was written for. */
 export const SCHEMA_VERSION = 2
@@ -13,32 +13,34 @@ export type Readiness = {
   schema_version: boolean
 }
 
+/** @throws DatabaseError when the database does not answer at all */
 export async function findReadiness(env: Env): Promise<Readiness> {
   const sql = connect(env, env.DATABASE_URL)
-  const [rows] = await transact(
-    sql,
-    [
-      sql`
-      select
-        (
-          select r.rolname = 'rekko_app' and not (r.rolsuper or r.rolbypassrls or r.rolcreaterole or r.rolinherit)
-            and not exists (select from pg_auth_members m where m.member = r.oid)
-            and not exists (select from pg_class c where c.relowner = r.oid)
-          from pg_roles r where r.rolname = current_user
-        ) as role,
-        (
-          select count(*) > 0 and bool_and(c.relrowsecurity and c.relforcerowsecurity and row_security_active(c.oid))
-          from pg_class c
-          where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p') and c.relname <> 'schema_migrations'
-        ) as row_level_security,
-        coalesce((select version >= ${SCHEMA_VERSION} and not dirty from schema_migrations), false) as schema_version`,
-    ],
-    true,
-  )
-  const row = rows?.[0]
-  return {
-    role: row?.['role'] === true,
-    row_level_security: row?.['row_level_security'] === true,
-    schema_version: row?.['schema_version'] === true,
+  const checks = sql`
+    select
+      (
+        select r.rolname = 'rekko_app' and not (r.rolsuper or r.rolbypassrls or r.rolcreaterole or r.rolinherit)
+          and not exists (select from pg_auth_members m where m.member = r.oid)
+          and not exists (select from pg_class c where c.relowner = r.oid)
+        from pg_roles r where r.rolname = current_user
+      ) as role,
+      (
+        select count(*) > 0 and bool_and(c.relrowsecurity and c.relforcerowsecurity and row_security_active(c.oid))
+        from pg_class c
+        where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p') and c.relname <> 'schema_migrations'
+      ) as row_level_security,
+      coalesce((select version >= ${SCHEMA_VERSION} and not dirty from schema_migrations), false) as schema_version`
+  try {
+    const [rows] = await transact(sql, [checks], true)
+    const row = rows?.[0]
+    return {
+      role: row?.['role'] === true,
+      row_level_security: row?.['row_level_security'] === true,
+      schema_version: row?.['schema_version'] === true,
+    }
+  } catch (error) {
+    if (!(error instanceof DatabaseError) || error.isUnavailable) throw error
+    // it answers, and has no such table or lets this login see none
+    return { role: false, row_level_security: false, schema_version: false }
   }
 }

@@ -1,10 +1,16 @@
 // Proves the gallery: enroll, replace, read, list, change, erase. On a real PostgreSQL with row-level
 // security, through the real driver. Fake: the embeddings, which are axes and random directions.
 import { describe, expect, it } from 'vitest'
-import { axis, createTenant } from './tenant.ts'
+import { asAdmin, atCosine, axis, createTenant, enroll, randomEmbedding, readUsage } from './tenant.ts'
+
+interface Page {
+  data: { external_id: string }[]
+  has_more: boolean
+  next_cursor: string | null
+}
 
 describe('POST /v1/faces', () => {
-  it('enrolls a face and answers its id', async () => {
+  it('enrolls a face, and answers its id and never its embedding', async () => {
     const tenant = await createTenant()
     const response = await tenant.request('POST', '/v1/faces', {
       external_id: 'ada',
@@ -28,5 +34,152 @@ describe('POST /v1/faces', () => {
       metadata: { sector: 'north', seats: [1, 2] },
       updated_at: face['created_at'],
     })
+  })
+
+  it('keeps the embedding exactly, as float32, in both forms', async () => {
+    const tenant = await createTenant()
+    const embedding = randomEmbedding()
+    const float32 = Float32Array.from(embedding)
+    const base64 = btoa(String.fromCharCode(...new Uint8Array(float32.buffer)))
+    await enroll(tenant, 'as numbers', [...float32])
+    const response = await tenant.request('POST', '/v1/faces', { external_id: 'as base64', embedding: base64 })
+    expect(response.status).toBe(201)
+
+    const rows = await asAdmin`select embedding::text from faces where tenant_id = ${tenant.id}`
+    const [first, second] = rows.map((row) => JSON.parse(row['embedding']) as number[])
+    expect(first).toEqual(second)
+    const norm = Math.hypot(...float32)
+    first?.forEach((component, index) => {
+      expect(component).toBeCloseTo((float32[index] ?? Number.NaN) / norm, 7)
+    })
+  })
+
+  it('refuses a second face under the same external_id, and changes and bills nothing', async () => {
+    const tenant = await createTenant()
+    await enroll(tenant, 'ada', axis(0))
+    const before = await (await tenant.request('GET', '/v1/faces/ada')).text()
+
+    const response = await tenant.request('POST', '/v1/faces', { external_id: 'ada', embedding: axis(1) })
+    expect(response.status).toBe(409)
+    expect(await response.json()).toMatchObject({
+      type: 'https://rekko.dev/problems/face-already-exists',
+      code: 'FACE_ALREADY_EXISTS',
+      status: 409,
+    })
+
+    expect(await (await tenant.request('GET', '/v1/faces/ada')).text()).toBe(before)
+    expect(await readUsage(tenant)).toMatchObject({ registrations: 1 })
+  })
+})
+
+describe('PUT /v1/faces/{external_id}', () => {
+  it('enrolls with 201, then replaces with 200 and keeps the face_id', async () => {
+    const tenant = await createTenant()
+    const created = await tenant.request('PUT', '/v1/faces/ada', { embedding: axis(0), metadata: { a: 1 } })
+    expect(created.status).toBe(201)
+    const face = await created.json<{ face_id: string; created_at: string }>()
+
+    const replaced = await tenant.request('PUT', '/v1/faces/ada', { embedding: axis(1), quality_score: 0.5 })
+    expect(replaced.status).toBe(200)
+    expect(await replaced.json()).toEqual({ ...face, quality_score: 0.5 })
+
+    // the new face is the one that counts, and what was not given is gone
+    const decide = (embedding: number[]) =>
+      tenant.request('POST', '/v1/faces/verify', { external_id: 'ada', embedding }).then((answer) => answer.json())
+    expect(await decide(axis(0))).toMatchObject({ verified: false })
+    expect(await decide(axis(1))).toMatchObject({ verified: true })
+    expect(await (await tenant.request('GET', '/v1/faces/ada')).json()).toMatchObject({ metadata: {} })
+    expect(await readUsage(tenant)).toMatchObject({ registrations: 2 })
+  })
+})
+
+describe('PATCH /v1/faces/{external_id}', () => {
+  it('replaces the metadata, leaves the rest, and bills nothing', async () => {
+    const tenant = await createTenant()
+    const face_id = await enroll(tenant, 'ada', axis(0))
+    const response = await tenant.request('PATCH', '/v1/faces/ada', { metadata: { gate: 'B' } })
+    expect(response.status).toBe(200)
+    expect(await response.json()).toMatchObject({ face_id, external_id: 'ada', metadata: { gate: 'B' } })
+    expect(await readUsage(tenant)).toMatchObject({ registrations: 1 })
+    expect((await tenant.request('PATCH', '/v1/faces/grace', { metadata: {} })).status).toBe(404)
+  })
+})
+
+describe('GET /v1/faces', () => {
+  it('lists every face once, in pages, by external_id', async () => {
+    const tenant = await createTenant()
+    const names = ['b', 'a', 'É', 'c', 'Z', 'a/b', '😀']
+    for (const [index, name] of names.entries()) await enroll(tenant, name, axis(index))
+
+    const listed: string[] = []
+    let cursor: string | null = null
+    let pages = 0
+    do {
+      const response: Response = await tenant.request('GET', `/v1/faces?limit=3${cursor ? `&cursor=${cursor}` : ''}`)
+      const page: Page = await response.json()
+      expect(page.has_more).toBe(page.next_cursor !== null)
+      listed.push(...page.data.map((face) => face.external_id))
+      cursor = page.next_cursor
+      pages++
+    } while (cursor)
+    // the order of their UTF-8 bytes
+    expect(listed).toEqual(['Z', 'a', 'a/b', 'b', 'c', 'É', '😀'])
+    expect(pages).toBe(3)
+  })
+
+  it('says that there is no more when the last page is full', async () => {
+    const tenant = await createTenant()
+    await enroll(tenant, 'a', axis(0))
+    await enroll(tenant, 'b', axis(1))
+    const page = await (await tenant.request('GET', '/v1/faces?limit=2')).json<Page>()
+    expect(page).toMatchObject({ has_more: false, next_cursor: null })
+    expect(page.data).toHaveLength(2)
+  })
+})
+
+describe('DELETE /v1/faces/{external_id}', () => {
+  it('erases the person from gallery, searches and audit, once', async () => {
+    const tenant = await createTenant()
+    await enroll(tenant, 'ada', axis(0))
+    await enroll(tenant, 'grace', axis(1))
+    for (const name of ['ada', 'grace']) {
+      await tenant.request('POST', '/v1/faces/verify', { external_id: name, embedding: axis(0) })
+      await tenant.request('POST', '/v1/faces/search', { embedding: name === 'ada' ? axis(0) : axis(1) })
+    }
+
+    const response = await tenant.request('DELETE', '/v1/faces/ada')
+    expect(response.status).toBe(204)
+    expect(await response.text()).toBe('')
+
+    expect((await tenant.request('DELETE', '/v1/faces/ada')).status).toBe(404)
+    expect((await tenant.request('GET', '/v1/faces/ada')).status).toBe(404)
+    const search = await tenant.request('POST', '/v1/faces/search', { embedding: axis(0) })
+    expect(await search.json()).toMatchObject({ matches: [], faces_searched: 1 })
+
+    // the decisions stay, and no longer say about whom; grace's still do
+    const audited = await asAdmin`
+      select external_id, face_id is null as is_faceless, verified from verifications
+      where tenant_id = ${tenant.id} order by created_at`
+    expect(audited).toEqual([
+      { external_id: null, is_faceless: true, verified: true },
+      { external_id: 'grace', is_faceless: false, verified: false },
+    ])
+    const searches = await asAdmin`
+      select external_id, face_id is null as is_faceless, identified from identifications
+      where tenant_id = ${tenant.id} order by created_at`
+    expect(searches).toEqual([
+      { external_id: null, is_faceless: true, identified: true },
+      { external_id: 'grace', is_faceless: false, identified: true },
+      { external_id: null, is_faceless: true, identified: false },
+    ])
+    expect(await readUsage(tenant)).toMatchObject({ registrations: 2, deletions: 1 })
+  })
+
+  it('lets the person be enrolled again, as a new face', async () => {
+    const tenant = await createTenant()
+    const first = await enroll(tenant, 'ada', axis(0))
+    await tenant.request('DELETE', '/v1/faces/ada')
+    const second = await enroll(tenant, 'ada', atCosine(0.9, 0, 1))
+    expect(second).not.toBe(first)
   })
 })

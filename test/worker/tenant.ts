@@ -106,3 +106,19 @@ export async function countRequests(act: () => Promise<unknown>): Promise<Stats>
     transactions: after.transactions - before.transactions,
   }
 }
+
+/** The tenant's metering of this month, as it reads it. */
+export async function readUsage(tenant: TestTenant): Promise<Record<string, number>> {
+  return (await tenant.request('GET', '/v1/usage')).json()
+}
+
+/** What a tenant has in the database, to prove that a refused request wrote nothing. */
+export async function countRows(tenant: TestTenant): Promise<Record<string, number>> {
+  const [counts] = await asAdmin`
+    select
+      (select count(*)::int from faces where tenant_id = ${tenant.id}) as faces,
+      (select count(*)::int from verifications where tenant_id = ${tenant.id}) as verifications,
+      (select count(*)::int from identifications where tenant_id = ${tenant.id}) as identifications,
+      (select count(*)::int from usage_events where tenant_id = ${tenant.id}) as usage_events`
+  return counts ?? {}
+}

@@ -1,0 +1,131 @@
+// Proves how a search reads the gallery, from the plans that PostgreSQL really used: one index-only scan
+// of the sign codes, for one tenant alone and for one among many. Native PostgreSQL only: the embedded
+// one has no auto_explain. Fake: the faces, which are random directions, and the way to the database,
+// which is a plain connection here.
+import { neon, SqlTemplate } from '@neondatabase/serverless'
+import pg from 'pg'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { migrate } from '../../scripts/database/migrate.ts'
+import { identifyFace } from '../../src/db/identifications.ts'
+import type { Statement } from '../../src/db/neon.ts'
+import type { TenantDatabase } from '../../src/db/tenant.ts'
+import { DIMENSIONS, type Embedding, isFault, toEmbedding } from '../../src/face/embedding.ts'
+import { toSettings } from '../../src/settings.ts'
+import { createDatabase, type FreshDatabase } from './database.ts'
+
+const isNative = process.env['DATABASE_URL'] !== undefined
+if (!isNative) console.log('skipped: the plan of a search is read on native PostgreSQL only (set DATABASE_URL)')
+
+const LARGE = '00000000-0000-4000-8000-000000000001'
+const SMALL = '00000000-0000-4000-8000-000000000002'
+const LARGE_FACES = 20_000
+const SMALL_FACES = 50
+const OTHER_TENANTS = 100
+const OTHER_FACES = 200
+
+describe.skipIf(!isNative)('the shortlist of a search', () => {
+  const probe = toProbe()
+  let database: FreshDatabase
+
+  beforeAll(async () => {
+    database = await createDatabase()
+    await migrate(database.connection)
+    await insertTenant(LARGE, LARGE_FACES)
+    await database.connection.execute('vacuum analyze')
+  }, 120_000)
+
+  afterAll(() => database.drop())
+
+  /** As superuser: row-level security is not what is looked at here. */
+  async function insertTenant(id: string, faces: number): Promise<void> {
+    await database.connection.query('insert into tenants (id, name) values ($1, $2)', [id, 'a gallery'])
+    await database.connection.query(
+      `insert into faces (tenant_id, external_id, embedding, model)
+       select $1, 'person ' || person, l2_normalize(
+         (select array_agg(random() - 0.5) from generate_series(1, 512) where person > 0)::vector(512)
+       ), 'arcface-512@1'
+       from generate_series(1, $2::int) as person`,
+      [id, faces],
+    )
+  }
+
+  /** The plans of all statements that one search runs, as rekko_app: the Worker's own, and those inside it. */
+  async function readPlans(tenantId: string): Promise<string[]> {
+    const client = new pg.Client({ connectionString: database.url })
+    const plans: string[] = []
+    client.on('notice', ({ message }) => plans.push(message ?? ''))
+    await client.connect()
+    try {
+      await client.query("load 'auto_explain'")
+      await client.query(`
+        set auto_explain.log_min_duration = 0; set auto_explain.log_nested_statements = on;
+        set auto_explain.log_level = notice; set auto_explain.log_analyze = on; set role rekko_app`)
+      await client.query('begin')
+      await client.query("select set_config('app.current_tenant_id', $1, true)", [tenantId])
+      const search = await identifyFace(openTenant(client, tenantId), probe, 5, 'a request')
+      await client.query('commit')
+      expect(search.faces_searched).toBe(tenantId === LARGE ? LARGE_FACES : SMALL_FACES)
+    } finally {
+      await client.end()
+    }
+    return plans
+  }
+
+  /** The plan of the shortlist; a search makes it once. */
+  async function readShortlistPlan(tenantId: string): Promise<string> {
+    const plans = (await readPlans(tenantId)).filter((plan) => plan.includes('<~>'))
+    expect(plans).toHaveLength(1)
+    return plans[0] ?? ''
+  }
+
+  const isIndexOnly = /Index Only Scan using idx_faces_tenant_code on faces/
+
+  it('is an index-only scan for one tenant that owns the whole table', async () => {
+    const plan = await readShortlistPlan(LARGE)
+    expect(plan).toMatch(isIndexOnly)
+    expect(plan).toMatch(/Heap Fetches: 0\b/)
+    expect(plan).not.toMatch(/Seq Scan|Gather/)
+  })
+
+  it('is an index-only scan for a small tenant and a large one among many', async () => {
+    await insertTenant(SMALL, SMALL_FACES)
+    for (let tenant = 0; tenant < OTHER_TENANTS; tenant++) {
+      await insertTenant(`00000000-0000-4000-9000-${String(tenant).padStart(12, '0')}`, OTHER_FACES)
+    }
+    await database.connection.execute('vacuum analyze')
+    for (const tenant of [LARGE, SMALL]) {
+      const plan = await readShortlistPlan(tenant)
+      expect(plan).toMatch(isIndexOnly)
+      expect(plan).not.toMatch(/Seq Scan|Gather/)
+    }
+  }, 120_000)
+
+  it('plans anew for each probe, because a generic plan would lose that scan', async () => {
+    const [found] = await database.connection.query<{ config: string[] }>(
+      "select proconfig as config from pg_proc where proname = 'shortlist_faces'",
+    )
+    expect(found?.config).toContain('plan_cache_mode=force_custom_plan')
+  })
+})
+
+/** A door that sends the Worker's statement over a plain connection, which tells its plans. */
+function openTenant(client: pg.Client, id: string): TenantDatabase {
+  return {
+    tenant: { id, settings: toSettings({}) },
+    sql: neon('postgres://nobody:nothing@nowhere.test/none'),
+    scopes: new Set(),
+    async run<Result>(statement: Statement) {
+      if (!(statement.queryData instanceof SqlTemplate)) throw new TypeError('not written with the sql template')
+      const { query, params } = statement.queryData.toParameterizedQuery()
+      return (await client.query(query, params)).rows as Result[]
+    },
+  }
+}
+
+function toProbe(): Embedding {
+  const result = toEmbedding(
+    Array.from({ length: DIMENSIONS }, (_, index) => (index % 2 ? 1 : -1) / Math.sqrt(DIMENSIONS)),
+  )
+  if (isFault(result)) throw new RangeError(result.detail)
+  return result
+}

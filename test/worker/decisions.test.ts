@@ -1,0 +1,319 @@
+// Proves 1:1 and 1:N: who matches and who does not, on both sides of the threshold, and that the audit
+// and the metering say what was decided. On a real PostgreSQL. Fake: the embeddings, whose cosines can
+// be worked out by hand.
+import { describe, expect, it } from 'vitest'
+import { SCOPES } from '../../src/auth/api-key.ts'
+import { ARCFACE_512, toDistance } from '../../src/face/similarity.ts'
+import {
+  asAdmin,
+  atCosine,
+  axis,
+  countRows,
+  createKey,
+  createTenant,
+  enroll,
+  randomEmbedding,
+  readUsage,
+} from './tenant.ts'
+
+const VERIFICATION_COSINE = 0.35
+const IDENTIFICATION_COSINE = 0.38
+
+interface Decision {
+  verification_id: string
+  verified: boolean
+  confidence?: number
+}
+
+interface Search {
+  search_id: string
+  matches: { external_id: string; face_id: string; confidence?: number }[]
+  faces_searched: number
+}
+
+describe('the distance of a threshold', () => {
+  it('is what an exact cosine at the threshold has, in spite of binary fractions', () => {
+    expect(toDistance(0.675)).toBe(0.65)
+    expect(2 * (1 - 0.675)).not.toBe(0.65)
+    expect(toDistance(0)).toBe(2)
+    expect(toDistance(1)).toBe(0)
+  })
+})
+
+describe('POST /v1/faces/verify', () => {
+  it('accepts the person and refuses somebody else', async () => {
+    const tenant = await createTenant()
+    await enroll(tenant, 'ada', axis(0))
+    const ada = await tenant.request('POST', '/v1/faces/verify', { external_id: 'ada', embedding: atCosine(0.8, 0, 1) })
+    expect(ada.status).toBe(200)
+    expect(await ada.json()).toEqual({
+      verification_id: expect.stringMatching(/^[0-9a-f-]{36}$/),
+      verified: true,
+      confidence: 0.9,
+      threshold: 0.675,
+      liveness_passed: null,
+      latency_ms: expect.any(Number),
+    })
+    const other = await tenant.request('POST', '/v1/faces/verify', { external_id: 'ada', embedding: axis(1) })
+    expect(other.status).toBe(200)
+    expect(await other.json()).toMatchObject({ verified: false, confidence: 0.5 })
+  })
+
+  // 0.35 has no exact float32: the probe's own rounding must not decide, so one part in 10^6 is kept
+  it.each([
+    ['accepts', VERIFICATION_COSINE + 1e-6, true],
+    ['refuses', VERIFICATION_COSINE - 1e-6, false],
+  ])('%s a cosine of %d, next to the threshold', async (_, cosine, verified) => {
+    const tenant = await createTenant()
+    await enroll(tenant, 'ada', axis(0))
+    const response = await tenant.request('POST', '/v1/faces/verify', {
+      external_id: 'ada',
+      embedding: atCosine(cosine, 0, 1),
+    })
+    expect(await response.json()).toMatchObject({ verified })
+  })
+
+  it('counts a cosine of exactly the threshold as a match', async () => {
+    // a threshold of 0.75 is a cosine of 0.5, and this probe has exactly that: four halves
+    const tenant = await createTenant()
+    await asAdmin`update tenants set settings = '{"verification_threshold": 0.75}' where id = ${tenant.id}`
+    await enroll(tenant, 'ada', axis(0))
+    const halves = axis(0).map((_, index) => (index < 4 ? 0.5 : 0))
+    const response = await tenant.request('POST', '/v1/faces/verify', { external_id: 'ada', embedding: halves })
+    expect(await response.json()).toMatchObject({ verified: true, confidence: 0.75, threshold: 0.75 })
+  })
+
+  it('never lets a tenant go below the floor of the model', async () => {
+    const tenant = await createTenant()
+    await asAdmin`update tenants set settings = '{"verification_threshold": 0.1}' where id = ${tenant.id}`
+    await enroll(tenant, 'ada', axis(0))
+    const response = await tenant.request('POST', '/v1/faces/verify', { external_id: 'ada', embedding: axis(1) })
+    expect(await response.json()).toMatchObject({ verified: false, threshold: ARCFACE_512.floor })
+  })
+
+  it('does not show a refused person the threshold itself as their confidence', async () => {
+    // 0.67499 rounds to 0.6750
+    const tenant = await createTenant()
+    await enroll(tenant, 'ada', axis(0))
+    const response = await tenant.request('POST', '/v1/faces/verify', {
+      external_id: 'ada',
+      embedding: atCosine(0.34998, 0, 1),
+    })
+    expect(await response.json()).toMatchObject({ verified: false, confidence: 0.6749 })
+  })
+
+  it('answers 404 for somebody who is not enrolled, and records and bills nothing', async () => {
+    const tenant = await createTenant()
+    const before = await countRows(tenant)
+    const response = await tenant.request('POST', '/v1/faces/verify', { external_id: 'nobody', embedding: axis(0) })
+    expect(response.status).toBe(404)
+    expect(await response.json()).toMatchObject({ code: 'FACE_NOT_FOUND' })
+    expect(await countRows(tenant)).toEqual(before)
+  })
+
+  it('refuses to compare with a face that another model made, and records nothing', async () => {
+    const tenant = await createTenant()
+    await enroll(tenant, 'ada', axis(0))
+    await asAdmin`update faces set model = 'other@1' where tenant_id = ${tenant.id}`
+    const before = await countRows(tenant)
+    const response = await tenant.request('POST', '/v1/faces/verify', { external_id: 'ada', embedding: axis(0) })
+    expect(response.status).toBe(409)
+    expect(await response.json()).toMatchObject({ code: 'MODEL_MISMATCH' })
+    expect(await countRows(tenant)).toEqual(before)
+  })
+
+  it('records exactly what it answered', async () => {
+    const tenant = await createTenant()
+    const faceId = await enroll(tenant, 'ada', axis(0))
+    const response = await tenant.request(
+      'POST',
+      '/v1/faces/verify',
+      { external_id: 'ada', embedding: atCosine(0.5, 0, 1) },
+      { 'X-Request-Id': 'gate-7-0001' },
+    )
+    const decision = await response.json<Decision>()
+    expect(response.headers.get('X-Request-Id')).toBe('gate-7-0001')
+
+    const audited = await tenant.request('GET', `/v1/verifications/${decision.verification_id}`)
+    expect(audited.status).toBe(200)
+    expect(await audited.json()).toEqual({
+      verification_id: decision.verification_id,
+      external_id: 'ada',
+      face_id: faceId,
+      verified: decision.verified,
+      confidence: decision.confidence,
+      threshold: 0.675,
+      model: 'arcface-512@1',
+      liveness_passed: null,
+      latency_ms: expect.any(Number),
+      request_id: 'gate-7-0001',
+      created_at: expect.any(String),
+    })
+    const unknown = await tenant.request('GET', `/v1/verifications/${crypto.randomUUID()}`)
+    expect(unknown.status).toBe(404)
+  })
+
+  it('shows confidence only to a key with scores:read', async () => {
+    const tenant = await createTenant()
+    const gate = await createKey(
+      tenant.id,
+      SCOPES.filter((scope) => scope !== 'scores:read'),
+    )
+    await enroll(tenant, 'ada', axis(0))
+    for (const [path, body] of [
+      ['/v1/faces/verify', { external_id: 'ada', embedding: axis(0) }],
+      ['/v1/faces/search', { embedding: axis(0) }],
+    ] as const) {
+      expect(await (await tenant.request('POST', path, body)).text()).toContain('"confidence":')
+      const withoutScores = await gate.request('POST', path, body)
+      expect(withoutScores.status).toBe(200)
+      expect(await withoutScores.text()).not.toContain('confidence')
+    }
+    for (const path of ['/v1/verifications', '/v1/identifications']) {
+      expect(await (await tenant.request('GET', path)).text()).toContain('"confidence":')
+      const withoutScores = await gate.request('GET', path)
+      expect(withoutScores.status).toBe(200)
+      expect(await withoutScores.text()).not.toContain('confidence')
+    }
+  })
+})
+
+describe('POST /v1/faces/search', () => {
+  it('names the person, best first, and nobody below the threshold', async () => {
+    const tenant = await createTenant()
+    await enroll(tenant, 'far', atCosine(0.2, 0, 3))
+    const near = await enroll(tenant, 'near', atCosine(0.6, 0, 1))
+    const nearest = await enroll(tenant, 'nearest', atCosine(0.9, 0, 2))
+    const response = await tenant.request('POST', '/v1/faces/search', { embedding: axis(0) })
+    expect(response.status).toBe(200)
+    expect(await response.json()).toEqual({
+      search_id: expect.stringMatching(/^[0-9a-f-]{36}$/),
+      matches: [
+        { external_id: 'nearest', face_id: nearest, confidence: 0.95 },
+        { external_id: 'near', face_id: near, confidence: 0.8 },
+      ],
+      faces_searched: 3,
+      latency_ms: expect.any(Number),
+    })
+  })
+
+  it.each([
+    ['names', IDENTIFICATION_COSINE + 1e-6, 1],
+    ['does not name', IDENTIFICATION_COSINE - 1e-6, 0],
+  ])('%s somebody at a cosine of %d, next to the threshold of 1:N', async (_, cosine, matches) => {
+    const tenant = await createTenant()
+    await enroll(tenant, 'ada', axis(0))
+    const response = await tenant.request('POST', '/v1/faces/search', { embedding: atCosine(cosine, 0, 1) })
+    expect((await response.json<Search>()).matches).toHaveLength(matches)
+  })
+
+  it('counts a cosine of exactly the threshold as a match', async () => {
+    const tenant = await createTenant()
+    await asAdmin`update tenants set settings = '{"identification_threshold": 0.75}' where id = ${tenant.id}`
+    await enroll(tenant, 'ada', axis(0))
+    const halves = axis(0).map((_, index) => (index < 4 ? 0.5 : 0))
+    const response = await tenant.request('POST', '/v1/faces/search', { embedding: halves })
+    expect((await response.json<Search>()).matches).toMatchObject([{ external_id: 'ada', confidence: 0.75 }])
+  })
+
+  it('answers as many matches as were asked for, 5 by default', async () => {
+    const tenant = await createTenant()
+    for (let index = 1; index <= 7; index++) await enroll(tenant, `person ${index}`, atCosine(0.9, 0, index))
+    const search = async (body: object) => {
+      const response = await tenant.request('POST', '/v1/faces/search', { embedding: axis(0), ...body })
+      return (await response.json<Search>()).matches.length
+    }
+    expect(await search({})).toBe(5)
+    expect(await search({ max_results: 1 })).toBe(1)
+    expect(await search({ max_results: 20 })).toBe(7)
+  })
+
+  it('records and bills a search that finds nobody, in an empty gallery too', async () => {
+    const tenant = await createTenant()
+    const empty = await tenant.request('POST', '/v1/faces/search', { embedding: axis(0) })
+    expect(await empty.json()).toMatchObject({ matches: [], faces_searched: 0 })
+    await enroll(tenant, 'ada', axis(0))
+    const stranger = await tenant.request('POST', '/v1/faces/search', { embedding: axis(1) })
+    expect(await stranger.json()).toMatchObject({ matches: [], faces_searched: 1 })
+
+    const audit = await tenant.request('GET', '/v1/identifications')
+    expect(await audit.json()).toMatchObject({
+      data: [
+        { identified: false, external_id: null, face_id: null, confidence: 0.5, faces_searched: 1, faces_matched: 0 },
+        { identified: false, external_id: null, face_id: null, confidence: null, faces_searched: 0, faces_matched: 0 },
+      ],
+    })
+    expect(await readUsage(tenant)).toMatchObject({ identifications: 2 })
+  })
+
+  it('finds the same people as brute force, and only those', async () => {
+    const tenant = await createTenant()
+    const gallery = Array.from({ length: 300 }, randomEmbedding)
+    for (const [index, embedding] of gallery.entries()) await enroll(tenant, `person ${index}`, embedding)
+    for (let probe = 0; probe < 20; probe++) {
+      // a third of the way from one person to another: near enough to the first to be named
+      const from = gallery[probe] ?? []
+      const towards = gallery[probe + 100] ?? []
+      const mixed = from.map((component, index) => component + 0.7 * (towards[index] ?? 0))
+      const norm = Math.hypot(...mixed)
+      const embedding = mixed.map((component) => component / norm)
+
+      const expected = gallery
+        .map((face, index) => ({ name: `person ${index}`, cosine: dot(face, embedding) }))
+        .filter(({ cosine }) => cosine >= IDENTIFICATION_COSINE)
+        .sort((a, b) => b.cosine - a.cosine)
+        .map(({ name }) => name)
+      expect(expected.length).toBeGreaterThan(0)
+      const response = await tenant.request('POST', '/v1/faces/search', { embedding, max_results: 20 })
+      expect((await response.json<Search>()).matches.map((match) => match.external_id)).toEqual(expected)
+    }
+  })
+
+  it('leaves out faces that another model made', async () => {
+    const tenant = await createTenant()
+    await enroll(tenant, 'ada', axis(0))
+    await asAdmin`update faces set model = 'other@1' where tenant_id = ${tenant.id}`
+    const response = await tenant.request('POST', '/v1/faces/search', { embedding: axis(0) })
+    expect(await response.json()).toMatchObject({ matches: [] })
+  })
+})
+
+describe('GET /v1/verifications', () => {
+  it('lists decisions newest first, in pages that neither repeat nor skip', async () => {
+    const tenant = await createTenant()
+    await enroll(tenant, 'ada', axis(0))
+    await enroll(tenant, 'grace', axis(1))
+    const made: string[] = []
+    for (let index = 0; index < 7; index++) {
+      const response = await tenant.request('POST', '/v1/faces/verify', {
+        external_id: index % 2 === 0 ? 'ada' : 'grace',
+        embedding: axis(0),
+      })
+      made.unshift((await response.json<Decision>()).verification_id)
+    }
+    const list = async (filter: string) => {
+      const ids: string[] = []
+      let cursor: string | null = null
+      do {
+        const response: Response = await tenant.request(
+          'GET',
+          `/v1/verifications?limit=3${filter}${cursor ? `&cursor=${cursor}` : ''}`,
+        )
+        const page: { data: { verification_id: string }[]; next_cursor: string | null } = await response.json()
+        ids.push(...page.data.map((row) => row.verification_id))
+        cursor = page.next_cursor
+      } while (cursor)
+      return ids
+    }
+    // several may share a millisecond; then their ids decide
+    expect((await list('')).toSorted()).toEqual(made.toSorted())
+    expect((await list('&external_id=ada')).toSorted()).toEqual(made.filter((_, index) => index % 2 === 0).toSorted())
+    const times = await asAdmin`
+      select id from verifications where tenant_id = ${tenant.id} order by created_at desc, id desc`
+    expect(await list('')).toEqual(times.map((row) => row['id']))
+  })
+})
+
+function dot(a: number[], b: number[]): number {
+  return a.reduce((sum, component, index) => sum + component * (b[index] ?? 0), 0)
+}

@@ -1,0 +1,448 @@
+// Proves that /openapi.json, the router and the answers say the same: every route is documented, every
+// documented route is there, and what it answers, for good and for ill, is what the document has. On a
+// real PostgreSQL with row-level security. Fake: the embeddings, which are axes. Not met here: the 5xx.
+import { env } from 'cloudflare:workers'
+import { describe, expect, it } from 'vitest'
+import { app } from '../../src/app.ts'
+import { SCOPES } from '../../src/auth/api-key.ts'
+import { PROBLEM_CODES } from '../../src/problem.ts'
+import { asAdmin, axis, createKey, createTenant, enroll, type TestTenant } from './tenant.ts'
+
+// == The document ==
+
+interface Schema {
+  $ref?: string
+  allOf?: Schema[]
+  oneOf?: Schema[]
+  type?: string | string[]
+  enum?: unknown[]
+  properties?: Record<string, Schema>
+  required?: string[]
+  additionalProperties?: boolean | Schema
+  items?: Schema
+  format?: string
+  minimum?: number
+  maximum?: number
+  minItems?: number
+  maxItems?: number
+  minLength?: number
+  maxLength?: number
+}
+
+type Content = Record<string, { schema: Schema }>
+
+interface DocumentedOperation {
+  operationId: string
+  summary: string
+  security?: unknown[]
+  parameters?: { name: string; in: string; required: boolean; schema: Schema }[]
+  requestBody?: { required: boolean; content: Content }
+  responses: Record<string, { description: string; content?: Content }>
+}
+
+interface Document {
+  openapi: string
+  info: Record<string, unknown>
+  security: Record<string, unknown>[]
+  paths: Record<string, Record<string, DocumentedOperation>>
+  components: { schemas: Record<string, Schema>; securitySchemes: Record<string, unknown> }
+}
+
+const answer = await app.request('/openapi.json', {}, env)
+const document = await answer.clone().json<Document>()
+
+const operations = Object.entries(document.paths).flatMap(([path, methods]) =>
+  Object.entries(methods).map(([method, operation]) => ({ method: method.toUpperCase(), path, ...operation })),
+)
+type Operation = (typeof operations)[number]
+const guarded = operations.filter(({ path }) => path.startsWith('/v1/'))
+
+function bodySchema({ requestBody }: Operation): Schema | undefined {
+  return requestBody?.content['application/json']?.schema
+}
+
+// == Whether a value is what a schema says ==
+
+/** Said by the document, and nothing that a value could violate. */
+const ANNOTATIONS = new Set(['description', 'example', 'default', 'contentEncoding'])
+const FORMATS: Record<string, RegExp> = {
+  uuid: /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/,
+  'date-time': /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/,
+  uri: /^https:\/\/[a-z.]+(\/[a-z-]+)+$/,
+}
+
+function resolve(schema: Schema): Schema {
+  if (schema.$ref) {
+    const name = schema.$ref.replace('#/components/schemas/', '')
+    const found = document.components.schemas[name]
+    if (!found) throw new Error(`${schema.$ref} leads nowhere`)
+    return resolve(found)
+  }
+  if (!schema.allOf) return schema
+  const parts = schema.allOf.map(resolve)
+  return {
+    type: 'object',
+    properties: Object.assign({}, ...parts.map(({ properties }) => properties)),
+    required: parts.flatMap(({ required }) => required ?? []),
+  }
+}
+
+function typeOf(value: unknown): string {
+  if (value === null) return 'null'
+  if (Array.isArray(value)) return 'array'
+  return Number.isInteger(value) ? 'integer' : typeof value
+}
+
+/**
+ * What is wrong with a value, as "where: what". Stricter than JSON Schema: a key that is not documented
+ * is wrong, because it may be one that nobody was to see.
+ *
+ * @throws when the schema has a keyword that this does not know: it would pass anything
+ */
+function findFaults(value: unknown, unresolved: Schema, at = ''): string[] {
+  const { type, properties, items, oneOf, ...schema } = resolve(unresolved)
+  const faults: string[] = []
+  const fault = (what: string) => faults.push(`${at || '/'}: ${what}`)
+
+  if (oneOf) {
+    const fitting = oneOf.filter((option) => findFaults(value, option, at).length === 0)
+    if (fitting.length !== 1) fault(`fits ${fitting.length} of oneOf`)
+  }
+  const types = [type ?? []].flat()
+  const actual = typeOf(value)
+  if (types.length > 0 && !types.includes(actual) && !(actual === 'integer' && types.includes('number'))) {
+    fault(`is ${actual}, not ${types.join(' or ')}`)
+    return faults
+  }
+  for (const [keyword, limit] of Object.entries(schema)) {
+    switch (keyword) {
+      case 'enum':
+        if (!schema.enum?.includes(value)) fault(`is not one of ${JSON.stringify(limit)}`)
+        break
+      case 'format':
+        if (value !== null && !FORMATS[limit as string]?.test(String(value))) fault(`is not ${limit}`)
+        break
+      case 'minimum':
+        if (value !== null && !(Number(value) >= Number(limit))) fault(`is below ${limit}`)
+        break
+      case 'maximum':
+        if (value !== null && !(Number(value) <= Number(limit))) fault(`is above ${limit}`)
+        break
+      case 'minItems':
+      case 'minLength':
+        if (lengthOf(value) < Number(limit)) fault(`is shorter than ${limit}`)
+        break
+      case 'maxItems':
+      case 'maxLength':
+        if (lengthOf(value) > Number(limit)) fault(`is longer than ${limit}`)
+        break
+      case 'required':
+      case 'additionalProperties':
+        break
+      default:
+        if (!ANNOTATIONS.has(keyword)) throw new Error(`teach the checker the keyword "${keyword}"`)
+    }
+  }
+  if (Array.isArray(value)) {
+    for (const [index, item] of value.entries()) faults.push(...findFaults(item, items ?? {}, `${at}/${index}`))
+  } else if (typeof value === 'object' && value !== null && types.length > 0) {
+    for (const key of schema.required ?? []) if (!Object.hasOwn(value, key)) fault(`has no "${key}"`)
+    const others = schema.additionalProperties
+    for (const [key, item] of Object.entries(value)) {
+      const known = properties?.[key]
+      if (known) faults.push(...findFaults(item, known, `${at}/${key}`))
+      else if (typeof others === 'object') faults.push(...findFaults(item, others, `${at}/${key}`))
+      else if (others !== true) fault(`has "${key}", which is not documented`)
+    }
+  }
+  return faults
+}
+
+function lengthOf(value: unknown): number {
+  return Array.isArray(value) ? value.length : [...String(value)].length
+}
+
+describe('the checker of this file', () => {
+  const problem = {
+    type: 'https://rekko.dev/problems/not-found',
+    title: 'x',
+    status: 404,
+    code: 'NOT_FOUND',
+    detail: 'x',
+    request_id: 'x',
+  }
+  const face = {
+    face_id: '00000000-0000-4000-8000-000000000000',
+    external_id: 'ada',
+    quality_score: null,
+    created_at: '2026-11-23T12:00:00.000Z',
+    updated_at: '2026-11-23T12:00:00.000Z',
+    metadata: { any: ['thing'] },
+  }
+  const { metadata: _metadata, ...withoutMetadata } = face
+
+  it.each([
+    ['Problem', problem, []],
+    ['Problem', { ...problem, errors: [{ detail: 'x', pointer: '/a' }] }, []],
+    ['Problem', { ...problem, errors: [{ pointer: '/a' }] }, ['/errors/0: has no "detail"']],
+    ['Problem', { ...problem, errors: {} }, ['/errors: is object, not array']],
+    ['Problem', { ...problem, status: 404.5 }, ['/status: is number, not integer']],
+    ['Problem', { ...problem, code: 'OTHER' }, [`/code: is not one of ${JSON.stringify(PROBLEM_CODES)}`]],
+    ['Problem', { ...problem, type: 'not-found' }, ['/type: is not uri']],
+    ['Face', face, []],
+    ['Face', { ...face, quality_score: 1 }, []],
+    ['Face', { ...face, quality_score: 1.1 }, ['/quality_score: is above 1']],
+    ['Face', { ...face, quality_score: -0.1 }, ['/quality_score: is below 0']],
+    ['Face', { ...face, quality_score: '1' }, ['/quality_score: is string, not number or null']],
+    ['Face', { ...face, face_id: null }, ['/face_id: is null, not string']],
+    ['Face', { ...face, face_id: 'ada' }, ['/face_id: is not uuid']],
+    ['Face', { ...face, created_at: '2026-11-23 12:00:00+00' }, ['/created_at: is not date-time']],
+    ['Face', { ...face, embedding: [] }, ['/: has "embedding", which is not documented']],
+    ['Face', withoutMetadata, ['/: has no "metadata"']],
+    ['Face', null, ['/: is null, not object']],
+    ['Probe', { embedding: axis(0) }, []],
+    ['Probe', { embedding: axis(0).slice(1) }, ['/embedding: fits 0 of oneOf']],
+  ])('finds in a %s what is wrong with it, and no more (%#)', (name, value, faults) => {
+    expect(findFaults(value, { $ref: `#/components/schemas/${name}` })).toEqual(faults)
+  })
+
+  it('refuses to pass what it does not understand', () => {
+    const schema = { type: 'string', pattern: '^a$' }
+    expect(() => findFaults('b', schema)).toThrow('teach the checker the keyword "pattern"')
+    expect(() => findFaults('b', { $ref: '#/components/schemas/Nothing' })).toThrow('leads nowhere')
+  })
+})
+
+// == Document and router ==
+
+describe('the document', () => {
+  it('is OpenAPI 3.1, and open to all', () => {
+    expect(answer.status).toBe(200)
+    expect(answer.headers.get('Content-Type')).toMatch(/^application\/json/)
+    expect(document.openapi).toMatch(/^3\.1\.\d+$/)
+    expect(document.info).toMatchObject({ title: 'Rekko', version: '1', description: expect.stringMatching(/./) })
+  })
+
+  it('has the routes that the router has, and the router those of the document', () => {
+    const routed = app.routes
+      // middleware is registered for all methods, or once more for those of its route
+      .filter(({ method, path }) => method !== 'ALL' && path !== '/openapi.json')
+      .map(({ method, path }) => `${method} ${path.replace(/:(\w+)/g, '{$1}')}`)
+    const documented = operations.map(({ method, path }) => `${method} ${path}`)
+    expect(documented.toSorted()).toEqual([...new Set(routed)].sort())
+    expect(documented).toContain('POST /v1/faces/verify')
+  })
+
+  it('names each operation once', () => {
+    const ids = operations.map(({ operationId }) => operationId)
+    expect(ids).toEqual([...new Set(ids)])
+    for (const id of ids) expect(id).toMatch(/^[a-z][A-Za-z]+$/)
+  })
+
+  it('says how to show a credential', () => {
+    expect(document.security).toEqual([{ bearer: [] }, { api_key: [] }])
+    expect(document.components.securitySchemes).toEqual({
+      bearer: { type: 'http', scheme: 'bearer' },
+      api_key: { type: 'apiKey', in: 'header', name: 'X-API-Key' },
+    })
+  })
+
+  it.each(operations)('says of $method $path what it is for and what it answers', (operation) => {
+    expect(operation.summary).toMatch(/^[A-Z].+[^.]$/)
+    const statuses = Object.keys(operation.responses)
+    const successes = statuses.filter((status) => status.startsWith('2'))
+    expect(successes).not.toHaveLength(0)
+    for (const [status, { description, content }] of Object.entries(operation.responses)) {
+      expect(description).toMatch(/./)
+      if (status === '204') expect(content).toBeUndefined()
+      else if (successes.includes(status)) expect(content?.['application/json']?.schema).toBeDefined()
+      else expect(content).toEqual({ 'application/problem+json': { schema: { $ref: '#/components/schemas/Problem' } } })
+    }
+    const needed = [
+      '500',
+      ...(operation.security ? [] : ['401', '403']),
+      ...(operation.requestBody ? ['400', '413', '415', '422'] : []),
+    ]
+    expect(statuses).toEqual(expect.arrayContaining(needed))
+  })
+
+  it.each(operations)('says what $method $path is given', (operation) => {
+    const inPath = (operation.parameters ?? []).filter((parameter) => parameter.in === 'path')
+    expect(inPath.map(({ name, required }) => [name, required])).toEqual(
+      [...operation.path.matchAll(/\{(\w+)\}/g)].map(([, name]) => [name, true]),
+    )
+    const takesBody = ['POST', 'PUT', 'PATCH'].includes(operation.method)
+    expect(operation.requestBody !== undefined).toBe(takesBody)
+    const schema = bodySchema(operation)
+    if (schema) {
+      expect(operation.requestBody?.required).toBe(true)
+      expect(resolve(schema).additionalProperties).toBe(false)
+    }
+  })
+
+  it.each(operations)('says truly whether $method $path needs a credential', async ({ method, path, ...operation }) => {
+    const body = operation.requestBody ? '{}' : null
+    const { status } = await app.request(path.replace(/\{\w+\}/g, 'ada'), { method, body }, env)
+    expect(operation.security).toEqual(status === 401 ? undefined : [])
+    expect([200, 401]).toContain(status)
+  })
+})
+
+// == Document and answers ==
+
+/** Sends a request that the document allows, with the operation's own method. */
+type Send = (path: string, body?: Record<string, unknown>) => Promise<Response>
+
+const probe = (externalId: string, axisIndex: number) => ({ external_id: externalId, embedding: axis(axisIndex) })
+
+/** For each operation, requests that succeed; between them they meet every status that it documents. */
+const SUCCESSES: Record<string, (send: Send, tenant: TestTenant) => Promise<Response>[]> = {
+  health: (send) => [send('/health')],
+  ready: (send) => [send('/ready')],
+  enrollFace: (send) => [
+    send('/v1/faces', probe('bob', 1)),
+    send('/v1/faces', { ...probe('eve', 2), metadata: { seats: [1, null, { row: 'A' }] }, quality_score: 0.25 }),
+  ],
+  listFaces: (send) => [send('/v1/faces'), send('/v1/faces?limit=1')],
+  verifyFace: (send) => [send('/v1/faces/verify', probe('ada', 0)), send('/v1/faces/verify', probe('ada', 1))],
+  searchFaces: (send) => [
+    send('/v1/faces/search', { embedding: axis(0), max_results: 1 }),
+    send('/v1/faces/search', { embedding: axis(9) }),
+  ],
+  findFace: (send) => [send('/v1/faces/ada')],
+  replaceFace: (send) => [
+    send('/v1/faces/ada', { embedding: axis(1), quality_score: 1 }),
+    send('/v1/faces/newcomer', { embedding: axis(2), metadata: {} }),
+  ],
+  updateFaceMetadata: (send) => [send('/v1/faces/ada', { metadata: { sector: 'north' } })],
+  eraseFace: (send) => [send('/v1/faces/ada')],
+  listVerifications: (send) => [send('/v1/verifications'), send('/v1/verifications?external_id=ada&limit=1')],
+  findVerification: (send, tenant) => [readVerificationId(tenant).then((id) => send(`/v1/verifications/${id}`))],
+  listIdentifications: (send) => [send('/v1/identifications'), send('/v1/identifications?external_id=ada&limit=1')],
+  findUsage: (send) => [send('/v1/usage'), send('/v1/usage?period=2026-01')],
+}
+
+async function readVerificationId(tenant: TestTenant): Promise<string> {
+  const list = await tenant.request('GET', '/v1/verifications')
+  return (await list.json<{ data: { verification_id: string }[] }>()).data[0]?.verification_id ?? 'none'
+}
+
+/** Ada is enrolled; there are decisions for and against, about her and about somebody who was erased. */
+async function createBusyTenant(): Promise<TestTenant> {
+  const tenant = await createTenant()
+  await tenant.request('POST', '/v1/faces/search', { embedding: axis(0) })
+  for (const [index, externalId] of ['ada', 'erased'].entries()) {
+    await enroll(tenant, externalId, axis(index * 100))
+    await tenant.request('POST', '/v1/faces/verify', probe(externalId, index * 100))
+    await tenant.request('POST', '/v1/faces/verify', probe(externalId, 50))
+    await tenant.request('POST', '/v1/faces/search', { embedding: axis(index * 100) })
+    await tenant.request('POST', '/v1/faces/search', { embedding: axis(50) })
+  }
+  await tenant.request('DELETE', '/v1/faces/erased')
+  return tenant
+}
+
+describe('an answer', () => {
+  it.each(operations)('of $method $path is what the document says, with scores and without', async (operation) => {
+    const examples = SUCCESSES[operation.operationId]
+    if (!examples) throw new Error(`write requests for ${operation.operationId}`)
+    const met = new Set<string>()
+    for (const scopes of [SCOPES, SCOPES.filter((scope) => scope !== 'scores:read')]) {
+      const owner = await createBusyTenant()
+      const tenant = { ...owner, ...(await createKey(owner.id, scopes)) }
+      const send: Send = (path, body) => {
+        const schema = bodySchema(operation)
+        expect(schema ? findFaults(body, schema) : body, 'the request').toEqual(schema ? [] : undefined)
+        return tenant.request(operation.method, path, body)
+      }
+      for (const response of await Promise.all(examples(send, tenant))) {
+        const documented = operation.responses[response.status]
+        expect(documented, `the status ${response.status}`).toBeDefined()
+        met.add(String(response.status))
+        const text = await response.text()
+        const schema = documented?.content?.['application/json']?.schema
+        if (!schema) {
+          expect(text).toBe('')
+          continue
+        }
+        expect(response.headers.get('Content-Type')).toBe('application/json')
+        expect(findFaults(JSON.parse(text), schema), text).toEqual([])
+        // an empty list would be right whatever its items were
+        expect(JSON.parse(text)).not.toMatchObject({ data: [] })
+        if (scopes !== SCOPES) expect(text).not.toContain('confidence')
+      }
+    }
+    expect([...met].sort()).toEqual(Object.keys(operation.responses).filter((status) => status.startsWith('2')))
+  })
+})
+
+/** A body that the operation takes, by the names of its fields. */
+function validBody(operation: Operation): Record<string, unknown> | undefined {
+  const schema = bodySchema(operation)
+  if (!schema) return undefined
+  const samples: Record<string, unknown> = { external_id: 'ada', embedding: axis(0), metadata: {} }
+  const { properties = {} } = resolve(schema)
+  return Object.fromEntries(Object.entries(samples).filter(([name]) => name in properties))
+}
+
+/** What a client can do wrong, in any operation; those that do not apply send nothing. */
+async function provoke(operation: Operation, tenant: TestTenant): Promise<Response[]> {
+  const { method } = operation
+  const at = (id: string) => operation.path.replace(/\{\w+\}/, id)
+  const path = at('ada')
+  const body = validBody(operation)
+  const nobody = { ...tenant, ...(await createKey(tenant.id, [])) }
+  const answers: (Response | Promise<Response>)[] = [
+    tenant.request(method, `${path}?external_id=%ff`, body),
+    app.request(path, { method }, env),
+    nobody.request(method, at(method === 'GET' ? crypto.randomUUID() : 'ada'), body),
+  ]
+  if (operation.path.includes('{')) {
+    answers.push(tenant.request(method, at('%00'), body))
+    // replacing enrolls where there is nobody
+    if (method !== 'PUT') answers.push(tenant.request(method, at(crypto.randomUUID()), body))
+  }
+  if (operation.parameters?.some((parameter) => parameter.in === 'query')) {
+    answers.push(tenant.request(method, `${path}?unknown=1`))
+  }
+  if (body) {
+    answers.push(
+      tenant.request(method, path, '{'),
+      tenant.request(method, path, {}),
+      tenant.request(method, path, JSON.stringify(body).padEnd(65_537)),
+      tenant.request(method, path, body, { 'Content-Type': 'text/plain' }),
+    )
+    if ('external_id' in body) answers.push(tenant.request(method, path, { ...body, external_id: 'nobody' }))
+    await Promise.all(answers)
+    // enrolled already, and with another model
+    await asAdmin`update faces set model = 'another@1' where tenant_id = ${tenant.id}`
+    answers.push(tenant.request(method, path, body))
+  }
+  return Promise.all(answers)
+}
+
+describe('a refusal', () => {
+  it.each(guarded)(
+    'of $method $path is one that the document names, and all of those can be met',
+    async (operation) => {
+      const tenant = await createBusyTenant()
+      const met = new Set<string>()
+      for (const response of await provoke(operation, tenant)) {
+        if (response.ok) continue
+        const text = await response.text()
+        const documented = operation.responses[response.status]
+        expect(findFaults(JSON.parse(text), documented?.content?.['application/problem+json']?.schema ?? {})).toEqual(
+          [],
+        )
+        const { code, status } = JSON.parse(text)
+        expect(status).toBe(response.status)
+        expect(documented?.description.split(', '), `${status} ${code}`).toContain(code)
+        met.add(code)
+      }
+      const named = Object.entries(operation.responses)
+        .filter(([status]) => status.startsWith('4'))
+        .flatMap(([, { description }]) => description.split(', '))
+      expect([...met].sort()).toEqual(named.sort())
+    },
+  )
+})
