@@ -1,0 +1,81 @@
+// Proves that the commands shown in the documents work: the README's requests are run, as they stand,
+// against the service that `make dev` starts (the port apart), and every make target named anywhere
+// exists. Nothing is fake; the database is the embedded one.
+import { execFile } from 'node:child_process'
+import { randomBytes } from 'node:crypto'
+import { readdir, readFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { promisify } from 'node:util'
+import { describe, expect, it } from 'vitest'
+import { createApiKey, createTenant } from '../../scripts/provision.ts'
+import { startService } from '../../scripts/service.ts'
+import { findFreePort } from '../../scripts/worker.ts'
+import { SCOPES } from '../../src/auth/api-key.ts'
+
+const ROOT = join(import.meta.dirname, '../..')
+
+async function listDocuments(): Promise<string[]> {
+  const folders = ['.', 'docs']
+  const files = await Promise.all(
+    folders.map(async (folder) => (await readdir(join(ROOT, folder))).map((file) => join(folder, file))),
+  )
+  return files.flat().filter((file) => file.endsWith('.md'))
+}
+
+describe('the documents', () => {
+  it('name only make targets that exist', async () => {
+    const makefile = await readFile(join(ROOT, 'Makefile'), 'utf8')
+    const targets = new Set([...makefile.matchAll(/^([a-z-]+):/gm)].map((match) => match[1]))
+    const named = new Set<string | undefined>()
+    for (const document of await listDocuments()) {
+      const text = await readFile(join(ROOT, document), 'utf8')
+      // in code only: "make" is also an English word
+      const code = [...text.matchAll(/```\w*\n([\s\S]*?)```|`([^`\n]+)`/g)].map(
+        ([, block, span]) => block ?? span ?? '',
+      )
+      for (const [, target] of code.join('\n').matchAll(/^(?:DATABASE_URL=\S+ )?make ([a-z-]+)/gm)) {
+        expect([document, target, targets.has(target)]).toEqual([document, target, true])
+        named.add(target)
+      }
+    }
+    expect([...named]).toEqual(expect.arrayContaining(['demo', 'dev', 'test', 'check']))
+  })
+
+  it('link only to files that exist', async () => {
+    for (const document of await listDocuments()) {
+      const text = await readFile(join(ROOT, document), 'utf8')
+      for (const [, path] of text.matchAll(/\]\((?!https?:)([^)#]+)\)/g)) {
+        await expect(
+          readFile(join(ROOT, document, '..', path ?? ''), 'utf8'),
+          `${document}: ${path}`,
+        ).resolves.toBeDefined()
+      }
+      for (const [, path] of text
+        .replaceAll('NNNNNN_name', '000002_tenancy')
+        .matchAll(/`((?:src|test|scripts|migrations)\/[\w./-]+\.\w+)`/g)) {
+        await expect(readFile(join(ROOT, path ?? ''), 'utf8'), `${document}: ${path}`).resolves.toBeDefined()
+      }
+    }
+  })
+
+  it('show requests in the README that work as they are pasted', async () => {
+    const readme = await readFile(join(ROOT, 'README.md'), 'utf8')
+    const [commands] = [...readme.matchAll(/```sh\n([\s\S]*?)```/g)].flatMap(([, block = '']) =>
+      block.includes('curl') ? [block] : [],
+    )
+    expect(commands).toContain('/v1/faces/verify')
+    const pepper = randomBytes(32).toString('base64')
+    const service = await startService({}, (await findFreePort(0)) ?? 0, pepper, () => {})
+    try {
+      const tenant = await createTenant(service.admin, 'Readers', 'test')
+      const key = await createApiKey(service.admin, pepper, tenant, 'test', 'a reader', SCOPES)
+      const script = (commands ?? '').replaceAll('http://127.0.0.1:8787', service.url)
+      const { stdout } = await promisify(execFile)('bash', ['-euc', script], {
+        env: { ...process.env, REKKO_KEY: key },
+      })
+      expect(stdout).toMatch(/"external_id":"ticket-holder-4711".*"verified":true,"confidence":1,"threshold":0.675/s)
+    } finally {
+      await service.stop()
+    }
+  })
+})
