@@ -1,7 +1,9 @@
 // The migration runner, with golang-migrate's habits: NNNNNN_name.up.sql and .down.sql, one row in
-// schema_migrations (version, dirty), one runner at a time.
+// schema_migrations (version, dirty), one runner at a time. Besides, migration.history keeps what was
+// applied and the checksum of its file.
+import { createHash } from 'node:crypto'
 import { readdir, readFile } from 'node:fs/promises'
-import { basename, join } from 'node:path'
+import { join } from 'node:path'
 import type { Connection } from './connection.ts'
 
 export const MIGRATIONS = join(import.meta.dirname, '../../migrations')
@@ -11,10 +13,16 @@ export interface Version {
   dirty: boolean
 }
 
-interface Migration {
+export interface Migration {
   version: number
   name: string
 }
+
+/** Waits for a lock no longer than this: behind a waiting ALTER TABLE, every request waits too. */
+const LOCK_TIMEOUT = '5s'
+const STATEMENT_TIMEOUT = '15min'
+/** The first line of a migration that cannot run in a transaction (CREATE INDEX CONCURRENTLY). */
+const NO_TRANSACTION = '-- no transaction'
 
 export async function listMigrations(folder = MIGRATIONS): Promise<Migration[]> {
   const files = await readdir(folder)
@@ -42,12 +50,14 @@ export async function findVersion(connection: Connection): Promise<Version> {
 /**
  * Brings the database to a version, up or down, one migration and one transaction at a time.
  *
- * @param connection of an administrator who is a member of rekko_owner
+ * A migration whose first line is "-- no transaction" runs outside of one, and holds one statement.
+ *
+ * @param connection a direct one, of an administrator who is a member of rekko_owner
  * @param target a version; the newest when it is not given
  * @param report called before each migration
  * @param folder of the migrations
  * @throws Error with what to do, when the database is dirty or a migration fails; what the failed one
- *   did is rolled back
+ *   did is rolled back, if it ran in a transaction
  */
 export async function migrate(
   connection: Connection,
@@ -55,60 +65,139 @@ export async function migrate(
   report: (step: string) => void = () => {},
   folder = MIGRATIONS,
 ): Promise<Version> {
-  await connection.execute('set role rekko_owner')
-  // one runner at a time; a second one waits here, then finds nothing left to do
-  await connection.query("select pg_advisory_lock(hashtext('rekko.migrate'))")
-  try {
-    await connection.execute(
-      'create table if not exists schema_migrations (version bigint not null primary key, dirty boolean not null)',
-    )
+  return exclusively(connection, async () => {
     const migrations = await listMigrations(folder)
     const goal = target ?? migrations.at(-1)?.version ?? 0
     let current = await findVersion(connection)
     for (;;) {
       if (current.dirty) throw new Error(explainDirty(current.version))
-      const up = migrations.find(({ version }) => version > current.version && version <= goal)
-      const down = migrations.findLast(({ version }) => version <= current.version && version > goal)
-      const step = up ?? down
+      const step = planMigrations(migrations, current.version, goal)[0]
       if (!step) return current
-      const after = up ? step.version : (migrations.findLast(({ version }) => version < step.version)?.version ?? 0)
-      const file = fileName(step, up ? 'up' : 'down')
-      report(`${up ? 'up' : 'down'} ${file}`)
-      await run(connection, join(folder, file), step.version, after)
+      report(`${step.direction} ${fileName(step.migration, step.direction)}`)
+      await run(connection, folder, step)
       current = await findVersion(connection)
     }
+  })
+}
+
+export interface Step {
+  migration: Migration
+  direction: 'up' | 'down'
+  /** The version of the database afterwards; 0 for none. */
+  after: number
+}
+
+/** What has to run, in order, to come from one version to another. */
+export function planMigrations(migrations: Migration[], current: number, goal: number): Step[] {
+  const ups = migrations.filter(({ version }) => version > current && version <= goal)
+  if (ups.length > 0) return ups.map((migration) => ({ migration, direction: 'up', after: migration.version }))
+  return migrations
+    .filter(({ version }) => version <= current && version > goal)
+    .reverse()
+    .map((migration) => ({
+      migration,
+      direction: 'down',
+      after: migrations.findLast(({ version }) => version < migration.version)?.version ?? 0,
+    }))
+}
+
+/** Sets the version and clears the dirty mark, and runs nothing; 0 for an empty database. */
+export async function forceVersion(connection: Connection, version: number): Promise<void> {
+  await exclusively(connection, () => record(connection, version, false))
+}
+
+export interface AppliedMigration {
+  version: number
+  /** SHA-256 of the file that was applied, hexadecimal; null when it was applied by another tool. */
+  checksum: string | null
+}
+
+/** What was applied to the database, by its own record. */
+export async function listApplied(connection: Connection): Promise<AppliedMigration[]> {
+  const { version } = await findVersion(connection)
+  const [table] = await connection.query<{ exists: boolean }>(
+    "select to_regclass('migration.history') is not null as exists",
+  )
+  const rows = table?.exists
+    ? await connection.query<{ version: string; checksum: string }>(
+        'select version::text, checksum from migration.history',
+      )
+    : []
+  const checksums = new Map(rows.map((row) => [Number(row.version), row.checksum]))
+  const migrations = await listMigrations()
+  return migrations
+    .filter((migration) => migration.version <= version)
+    .map((migration) => ({ version: migration.version, checksum: checksums.get(migration.version) ?? null }))
+}
+
+/** SHA-256 of a migration's up file, hexadecimal. */
+export async function checksumOf(migration: Migration, folder = MIGRATIONS): Promise<string> {
+  return createHash('sha256')
+    .update(await readFile(join(folder, fileName(migration, 'up'))))
+    .digest('hex')
+}
+
+/** Works as rekko_owner, one runner at a time: a second one waits here, then finds nothing left to do. */
+async function exclusively<Result>(connection: Connection, work: () => Promise<Result>): Promise<Result> {
+  await connection.execute('set role rekko_owner')
+  await connection.query("select pg_advisory_lock(hashtext('rekko.migrate'))")
+  try {
+    await connection.execute(`
+      create table if not exists schema_migrations (version bigint not null primary key, dirty boolean not null);
+      create schema if not exists migration;
+      create table if not exists migration.history (
+        version bigint primary key, name text not null, checksum text not null, applied_at timestamptz not null default now()
+      );`)
+    return await work()
   } finally {
     await connection.query("select pg_advisory_unlock(hashtext('rekko.migrate'))")
     await connection.execute('reset role')
   }
 }
 
-async function run(connection: Connection, path: string, version: number, after: number): Promise<void> {
-  const script = await readFile(path, 'utf8')
-  const record = (recorded: number, dirty: boolean) =>
-    connection.execute(
-      `delete from schema_migrations; insert into schema_migrations (version, dirty) values (${recorded}, ${dirty})`,
-    )
-  await record(version, true)
+async function run(connection: Connection, folder: string, { migration, direction, after }: Step): Promise<void> {
+  const file = fileName(migration, direction)
+  const script = await readFile(join(folder, file), 'utf8')
+  const isTransaction = !script.startsWith(NO_TRANSACTION)
+  await record(connection, migration.version, true)
   try {
-    await connection.execute(`begin; set local lock_timeout = '5s';\n${script}\n;commit`)
+    if (isTransaction) {
+      await connection.execute(
+        `begin; set local lock_timeout = '${LOCK_TIMEOUT}'; set local statement_timeout = '${STATEMENT_TIMEOUT}';\n${script}\n;commit`,
+      )
+    } else {
+      await connection.execute(script)
+    }
   } catch (error) {
     await connection.execute('rollback')
     const reason = error instanceof Error ? error.message : String(error)
-    throw new Error(`${basename(path)} failed and was rolled back: ${reason}\n${explainDirty(version)}`)
+    const remains = isTransaction ? 'failed and was rolled back' : 'failed, and part of it may remain'
+    throw new Error(`${file} ${remains}: ${reason}\n${explainDirty(migration.version)}`)
   }
-  if (after > 0) await record(after, false)
-  else await connection.execute('delete from schema_migrations')
+  if (direction === 'up') {
+    await connection.query(
+      `insert into migration.history (version, name, checksum) values ($1, $2, $3)
+       on conflict (version) do update set name = excluded.name, checksum = excluded.checksum, applied_at = now()`,
+      [migration.version, migration.name, await checksumOf(migration, folder)],
+    )
+  } else {
+    await connection.query('delete from migration.history where version = $1', [migration.version])
+  }
+  await record(connection, after, false)
+}
+
+async function record(connection: Connection, version: number, dirty: boolean): Promise<void> {
+  const row = version > 0 ? `insert into schema_migrations (version, dirty) values (${version}, ${dirty})` : ''
+  await connection.execute(`begin; delete from schema_migrations; ${row}; commit`)
 }
 
 function explainDirty(version: number): string {
   return (
-    `The database is marked dirty at version ${version}: a migration did not finish. ` +
-    'Look at what it left behind, mend it, then set the version that the schema really has: ' +
-    `update schema_migrations set version = N, dirty = false`
+    `The database is marked dirty at version ${version}: a migration did not finish. Look at what it left behind, ` +
+    'mend it, then say which version the schema really has: scripts/db.sh force VERSION'
   )
 }
 
-function fileName({ version, name }: Migration, direction: 'up' | 'down'): string {
+export function fileName({ version, name }: Migration, direction: 'up' | 'down'): string {
   return `${String(version).padStart(6, '0')}_${name}.${direction}.sql`
 }

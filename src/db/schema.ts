@@ -7,7 +7,6 @@
 // What drizzle cannot express stands in the migrations only: the extension, roles and grants, FORCE
 // row-level security, functions and triggers, INCLUDE of an index, storage parameters and the storage
 // of a column, and which columns ON DELETE SET NULL sets (drizzle would set tenant_id too).
-// biome-ignore lint/style/noRestrictedImports: this is the file that the rule speaks of
 import { type SQL, sql } from 'drizzle-orm'
 import {
   bigint,
