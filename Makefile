@@ -1,13 +1,16 @@
 # Everything a newcomer or CI runs. `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help install dev dev-clean dev-reset demo test check types format bundle
+.PHONY: help install install-tools dev dev-clean dev-reset demo test check format bundle \
+  docker-up docker-down docker-logs docker-clean \
+  db-status db-psql db-seed db-dump db-restore db-doctor db-stats \
+  db-migrate-up db-migrate-down db-migrate-reset db-migrate-version
 SHELL := /bin/bash
 WITH_NODE := scripts/with-node
 INSTALLED := node_modules/.rekko-installed
 TYPES := worker-configuration.d.ts
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  %-12s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  %-18s %s\n", $$1, $$2 }'
 
 $(INSTALLED): package.json package-lock.json
 	$(WITH_NODE) npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
@@ -19,7 +22,7 @@ $(TYPES): wrangler.toml $(INSTALLED)
 
 install: $(INSTALLED) ## Install what the project needs (the other targets do it too)
 
-dev: $(INSTALLED) ## Start everything on http://127.0.0.1:8787 and stay (PORT=8788 for another port)
+dev: $(INSTALLED) ## Start everything on http://127.0.0.1:8787 and stay (PORT=8788; DB=docker or native)
 	@exec $(WITH_NODE) node scripts/dev.ts start
 
 dev-clean: $(INSTALLED) ## Stop what `make dev` started
@@ -34,12 +37,63 @@ demo: $(INSTALLED) ## Run the main job for real and print totals (FACES=file.csv
 test: $(INSTALLED) $(TYPES) ## Run the whole suite (DATABASE_URL=... for a real PostgreSQL)
 	@$(WITH_NODE) npm run --silent test
 
-check: $(INSTALLED) $(TYPES) ## Check types, format and lint
+check: $(INSTALLED) $(TYPES) ## Check types, format, lint and migrations
 	@$(WITH_NODE) npm run --silent typecheck
 	@$(WITH_NODE) npm run --silent lint
+	@$(WITH_NODE) npm run --silent lint:migrations
 
 format: $(INSTALLED) ## Format, and mend what the linter can
 	@$(WITH_NODE) npm run --silent format
 
 bundle: $(INSTALLED) ## Build the Worker as for production and print its size
 	@$(WITH_NODE) node scripts/bundle.ts
+
+install-tools: ## Nothing is left to install: the migrations are run by scripts/db.sh
+	@echo 'Nothing to install: scripts/db.sh runs the migrations, and fetches what it needs by itself.'
+
+docker-up: ## Start PostgreSQL and the local Neon endpoint in Docker
+	@docker compose version >/dev/null 2>&1 || { echo 'This needs Docker with its compose plugin. Without it: make dev (embedded), or scripts/native-postgres start.' >&2; exit 1; }
+	docker compose up -d --wait
+
+docker-down: ## Stop them; the data stay
+	docker compose down
+
+docker-logs: ## Follow the log of PostgreSQL
+	docker compose logs -f postgres
+
+docker-clean: ## Stop them and delete the data (YES=1 to skip the question)
+	@[ "$(YES)" = 1 ] || { read -r -p 'Delete the containers and all data in them? [y/N] ' answer && [ "$$answer" = y ]; }
+	docker compose down -v
+
+db-status: ## Status of the database
+	@scripts/db.sh status
+
+db-psql: ## Open psql on the database
+	@scripts/db.sh psql
+
+db-seed: ## Fill the database with test data
+	@scripts/db.sh seed
+
+db-dump: ## Make a backup (FILE=backups/name.dump)
+	@scripts/db.sh dump $(FILE)
+
+db-restore: ## Restore a backup into an empty database (FILE=backups/name.dump)
+	@scripts/db.sh restore $(FILE)
+
+db-doctor: ## Say what is wrong with the database, and how to mend it
+	@scripts/db.sh doctor
+
+db-stats: ## Sizes, indexes, connections, slow queries
+	@scripts/db.sh stats
+
+db-migrate-up: ## Run the pending migrations
+	@scripts/db.sh up
+
+db-migrate-down: ## Roll back the last migration
+	@scripts/db.sh down
+
+db-migrate-reset: ## Roll back everything and migrate again: all data are lost
+	@scripts/db.sh reset
+
+db-migrate-version: ## Show the version of the schema
+	@scripts/db.sh version

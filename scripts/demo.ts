@@ -5,7 +5,7 @@ import { randomBytes } from 'node:crypto'
 import { SCOPES } from '../src/auth/api-key.ts'
 import { generateGallery, type Identity, readGallery } from './gallery.ts'
 import { createApiKey, createTenant } from './provision.ts'
-import { startService } from './service.ts'
+import { startService, toServiceDatabase } from './service.ts'
 import { findFreePort } from './worker.ts'
 
 const GENERATED = { people: 25, samplesEach: 3, seed: 20261123 }
@@ -43,9 +43,10 @@ async function main(): Promise<void> {
 
   const port = await findFreePort(0)
   const pepper = randomBytes(32).toString('base64')
-  const databaseUrl = process.env['DATABASE_URL']
-  report(`starting ${databaseUrl ? 'on PostgreSQL' : 'the embedded database'}`)
-  const service = await startService(databaseUrl ? { url: databaseUrl } : {}, port ?? 0, pepper, report)
+  // the demo's own embedded database is in memory: it never touches the data of `make dev`
+  const database = process.env['DB'] === 'embedded' ? {} : toServiceDatabase({})
+  report(`starting ${'url' in database ? 'on PostgreSQL' : 'the embedded database'}`)
+  const service = await startService(database, port ?? 0, pepper, report)
   try {
     const tenant = await createTenant(service.admin, 'Demo', 'test')
     const key = await createApiKey(service.admin, pepper, tenant, 'test', 'make demo', SCOPES)

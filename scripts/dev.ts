@@ -4,11 +4,11 @@ import { readFile, rm, writeFile } from 'node:fs/promises'
 import { createInterface } from 'node:readline/promises'
 import { SCOPES } from '../src/auth/api-key.ts'
 import { findProcess } from './database/connection.ts'
+import { EMBEDDED_FOLDER } from './database/target.ts'
 import { createApiKey, createTenant } from './provision.ts'
-import { type Service, startService } from './service.ts'
+import { type Service, startService, toServiceDatabase } from './service.ts'
 import { findFreePort } from './worker.ts'
 
-const DATA_FOLDER = '.rekko/data'
 const PID_FILE = '.rekko/dev.pid'
 const SECRETS_FILE = '.rekko/dev.json'
 const DEFAULT_PORT = 8787
@@ -31,14 +31,9 @@ async function start(): Promise<void> {
 
   // asked from the start, so that Ctrl-C while things start still ends them in order
   const asked = signalled()
-  const databaseUrl = process.env['DATABASE_URL']
+  const database = toServiceDatabase({ folder: EMBEDDED_FOLDER })
   const secrets = await readSecrets()
-  const service = await startService(
-    databaseUrl ? { url: databaseUrl } : { folder: DATA_FOLDER },
-    port,
-    secrets.pepper,
-    report,
-  )
+  const service = await startService(database, port, secrets.pepper, report)
   await writeFile(PID_FILE, String(process.pid))
   try {
     const apiKey = await findKey(service, secrets)
@@ -73,11 +68,11 @@ async function reset(): Promise<void> {
   if (process.env['YES'] !== '1') {
     if (!process.stdin.isTTY) throw new Error('This deletes the development data. Say so: make dev-reset YES=1')
     const terminal = createInterface({ input: process.stdin, output: process.stdout })
-    const answer = await terminal.question(`Delete all data in ${DATA_FOLDER}, with the development key? [y/N] `)
+    const answer = await terminal.question(`Delete all data in ${EMBEDDED_FOLDER}, with the development key? [y/N] `)
     terminal.close()
     if (!/^y(es)?$/i.test(answer)) return report('nothing was deleted')
   }
-  await rm(DATA_FOLDER, { recursive: true, force: true })
+  await rm(EMBEDDED_FOLDER, { recursive: true, force: true })
   await rm(SECRETS_FILE, { force: true })
   report('deleted the development data')
 }

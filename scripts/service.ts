@@ -4,6 +4,7 @@ import { bootstrap, LOGIN_ROLES } from './database/bootstrap.ts'
 import { type Connection, connectEmbedded, connectNative, openEmbedded } from './database/connection.ts'
 import { DEVELOPMENT_PASSWORDS } from './database/development.ts'
 import { migrate } from './database/migrate.ts'
+import { EMBEDDED_FOLDER, LOCAL_URL } from './database/target.ts'
 import { type Backend, embeddedBackend, nativeBackend } from './neon-endpoint/backend.ts'
 import { startEndpoint } from './neon-endpoint/server.ts'
 import { startWorker } from './worker.ts'
@@ -17,13 +18,17 @@ export interface Service {
   stop(): Promise<void>
 }
 
+export type ServiceDatabase =
+  /** An administrator's URL on a real PostgreSQL; an endpoint that already stands in front of it, if there is one. */
+  | { url: string; endpointUrl?: string }
+  /** The embedded database; in memory without a folder. */
+  | { folder?: string }
+
 /**
- * @param database the URL of an administrator on a real PostgreSQL, or the embedded database's folder
- *   (none: in memory)
  * @param report called with what is being done
  */
 export async function startService(
-  database: { url: string } | { folder?: string },
+  database: ServiceDatabase,
   port: number,
   pepper: string,
   report: (step: string) => void,
@@ -39,14 +44,18 @@ export async function startService(
   try {
     await bootstrap(admin, DEVELOPMENT_PASSWORDS)
     await migrate(admin, undefined, (step) => report(`migrating ${step}`))
-    const endpoint = await startEndpoint(backend)
-    closers.push(() => endpoint.close())
+    let endpointUrl = 'url' in database ? database.endpointUrl : undefined
+    if (!endpointUrl) {
+      const endpoint = await startEndpoint(backend)
+      closers.push(() => endpoint.close())
+      endpointUrl = endpoint.url
+    }
     report('starting the Worker in workerd')
     const worker = await startWorker(port, {
       DATABASE_URL: toUrl('rekko_app'),
       JOBS_DATABASE_URL: toUrl('rekko_jobs'),
       API_KEY_PEPPER: pepper,
-      NEON_FETCH_ENDPOINT: endpoint.url,
+      NEON_FETCH_ENDPOINT: endpointUrl,
     })
     closers.push(() => worker.stop())
     return { url: worker.url, admin, workerStopped: worker.stopped, stop }
@@ -77,4 +86,31 @@ async function openLocal(
 /** The host is never looked up: the endpoint knows which database it serves. */
 function toUrl(role: keyof typeof DEVELOPMENT_PASSWORDS): string {
   return `postgres://${role}:${DEVELOPMENT_PASSWORDS[role]}@local.endpoint/rekko`
+}
+
+/** The endpoint of docker-compose.yml. */
+const DOCKER_ENDPOINT = 'http://127.0.0.1:5434/sql'
+
+/**
+ * Which database a developer asked for: DATABASE_URL, or DB=docker, native or embedded.
+ *
+ * @param otherwise when nothing was asked for
+ * @throws Error with what there is to choose
+ */
+export function toServiceDatabase(otherwise: ServiceDatabase): ServiceDatabase {
+  const { DATABASE_URL: url, DB: kind } = process.env
+  if (url) return { url }
+  switch (kind) {
+    case undefined:
+    case '':
+      return otherwise
+    case 'embedded':
+      return { folder: EMBEDDED_FOLDER }
+    case 'native':
+      return { url: LOCAL_URL }
+    case 'docker':
+      return { url: LOCAL_URL, endpointUrl: DOCKER_ENDPOINT }
+    default:
+      throw new Error(`DB=${kind} is no kind of database: use embedded, native or docker.`)
+  }
 }

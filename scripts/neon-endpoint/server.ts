@@ -1,5 +1,5 @@
 // The local Neon endpoint: Neon's SQL-over-HTTP protocol in front of the embedded database or of any
-// PostgreSQL, for development and tests. Listens on 127.0.0.1 only.
+// PostgreSQL, for development and tests. Listens on 127.0.0.1, unless a container asks otherwise.
 //
 //   POST /sql     one query, or a batch as one transaction
 //   GET  /stats   {requests, statements, transactions} so far, to prove "one round trip"
@@ -21,8 +21,11 @@ export interface Endpoint {
   close(): Promise<void>
 }
 
-/** @param port 0 for any that is free */
-export async function startEndpoint(backend: Backend, port = 0): Promise<Endpoint> {
+/**
+ * @param port 0 for any that is free
+ * @param host where to listen; anything but this machine is for a container
+ */
+export async function startEndpoint(backend: Backend, port = 0, host = '127.0.0.1'): Promise<Endpoint> {
   const stats = { requests: 0, statements: 0, transactions: 0 }
 
   const server = createServer((request, response) => {
@@ -52,7 +55,7 @@ export async function startEndpoint(backend: Backend, port = 0): Promise<Endpoin
 
   await new Promise<void>((resolve, reject) => {
     server.once('error', reject)
-    server.listen(port, '127.0.0.1', resolve)
+    server.listen(port, host, resolve)
   })
   // listening on TCP, so the address is not a pipe's name
   const address = server.address() as AddressInfo
