@@ -103,7 +103,11 @@ export function planMigrations(migrations: Migration[], current: number, goal: n
 
 /** Sets the version and clears the dirty mark, and runs nothing; 0 for an empty database. */
 export async function forceVersion(connection: Connection, version: number): Promise<void> {
-  await exclusively(connection, () => record(connection, version, false))
+  await exclusively(connection, async () => {
+    await connection.execute('begin')
+    await recordVersion(connection, version, false)
+    await connection.execute('commit')
+  })
 }
 
 export interface AppliedMigration {
@@ -141,6 +145,7 @@ export async function checksumOf(migration: Migration, folder = MIGRATIONS): Pro
 async function exclusively<Result>(connection: Connection, work: () => Promise<Result>): Promise<Result> {
   await connection.execute('set role rekko_owner')
   await connection.query("select pg_advisory_lock(hashtext('rekko.migrate'))")
+  await watchClient(connection)
   try {
     await connection.execute(`
       create table if not exists schema_migrations (version bigint not null primary key, dirty boolean not null);
@@ -155,40 +160,66 @@ async function exclusively<Result>(connection: Connection, work: () => Promise<R
   }
 }
 
+/** Lets PostgreSQL notice within seconds that this process has died, also in a long statement. */
+async function watchClient(connection: Connection): Promise<void> {
+  try {
+    await connection.execute("set client_connection_check_interval = '2s'")
+  } catch {
+    // not on every platform (the embedded database): there, a dead client takes its session with it
+  }
+}
+
 async function run(connection: Connection, folder: string, { migration, direction, after }: Step): Promise<void> {
   const file = fileName(migration, direction)
   const script = await readFile(join(folder, file), 'utf8')
   const isTransaction = !script.startsWith(NO_TRANSACTION)
-  await record(connection, migration.version, true)
+  await connection.execute('begin')
+  await recordVersion(connection, migration.version, true)
+  await connection.execute('commit')
   try {
+    // The commit is sent apart, with the version: should this process die, PostgreSQL rolls the script
+    // back instead of finishing it with nobody to record that.
     if (isTransaction) {
       await connection.execute(
-        `begin; set local lock_timeout = '${LOCK_TIMEOUT}'; set local statement_timeout = '${STATEMENT_TIMEOUT}';\n${script}\n;commit`,
+        `begin; set local lock_timeout = '${LOCK_TIMEOUT}'; set local statement_timeout = '${STATEMENT_TIMEOUT}';\n${script}`,
       )
     } else {
       await connection.execute(script)
+      await connection.execute('begin')
     }
+    await recordHistory(connection, folder, migration, direction)
+    await recordVersion(connection, after, false)
+    await connection.execute('commit')
   } catch (error) {
     await connection.execute('rollback')
     const reason = error instanceof Error ? error.message : String(error)
     const remains = isTransaction ? 'failed and was rolled back' : 'failed, and part of it may remain'
     throw new Error(`${file} ${remains}: ${reason}\n${explainDirty(migration.version)}`)
   }
-  if (direction === 'up') {
-    await connection.query(
-      `insert into migration.history (version, name, checksum) values ($1, $2, $3)
-       on conflict (version) do update set name = excluded.name, checksum = excluded.checksum, applied_at = now()`,
-      [migration.version, migration.name, await checksumOf(migration, folder)],
-    )
-  } else {
-    await connection.query('delete from migration.history where version = $1', [migration.version])
-  }
-  await record(connection, after, false)
 }
 
-async function record(connection: Connection, version: number, dirty: boolean): Promise<void> {
-  const row = version > 0 ? `insert into schema_migrations (version, dirty) values (${version}, ${dirty})` : ''
-  await connection.execute(`begin; delete from schema_migrations; ${row}; commit`)
+/** @param version 0 for none */
+async function recordVersion(connection: Connection, version: number, dirty: boolean): Promise<void> {
+  await connection.query('delete from schema_migrations')
+  if (version > 0) {
+    await connection.query('insert into schema_migrations (version, dirty) values ($1, $2)', [version, dirty])
+  }
+}
+
+async function recordHistory(
+  connection: Connection,
+  folder: string,
+  migration: Migration,
+  direction: 'up' | 'down',
+): Promise<void> {
+  await connection.query('delete from migration.history where version = $1', [migration.version])
+  if (direction === 'up') {
+    await connection.query('insert into migration.history (version, name, checksum) values ($1, $2, $3)', [
+      migration.version,
+      migration.name,
+      await checksumOf(migration, folder),
+    ])
+  }
 }
 
 function explainDirty(version: number): string {

@@ -11,7 +11,9 @@ import { SCHEMA_VERSION } from '../../src/db/readiness.ts'
 import { createDatabase, describeCatalog, type FreshDatabase, needsNative } from './database.ts'
 
 let database: FreshDatabase
+let newest: number
 beforeAll(async () => {
+  newest = (await listMigrations()).at(-1)?.version ?? 0
   database = await createDatabase()
 })
 afterAll(() => database.drop())
@@ -28,8 +30,8 @@ describe('the folder of migrations', () => {
     expect(migrations.map(({ version }) => version)).toEqual(migrations.map((_, index) => index + 1))
   })
 
-  it('ends at the version that the Worker asks for', async () => {
-    expect((await listMigrations()).at(-1)?.version).toBe(SCHEMA_VERSION)
+  it('reaches the version that the Worker asks for', async () => {
+    expect(newest).toBeGreaterThanOrEqual(SCHEMA_VERSION)
   })
 })
 
@@ -40,11 +42,13 @@ describe('up and down', () => {
     expect(await migrate(connection, 0)).toEqual({ version: 0, dirty: false })
     const empty = await describeCatalog(connection)
     expect(empty.filter((line) => /^relation /.test(line))).toEqual([
+      // what the runner itself keeps
+      expect.stringMatching(/^relation migration\.history /),
       expect.stringMatching(/^relation schema_migrations /),
     ])
 
     expect(await migrate(connection, undefined, (step) => steps.push(step))).toEqual({
-      version: SCHEMA_VERSION,
+      version: newest,
       dirty: false,
     })
     const first = await describeCatalog(connection)
@@ -53,7 +57,7 @@ describe('up and down', () => {
     expect(await migrate(connection, 0, (step) => steps.push(step))).toEqual({ version: 0, dirty: false })
     expect(await describeCatalog(connection)).toEqual(empty)
 
-    expect(await migrate(connection)).toEqual({ version: SCHEMA_VERSION, dirty: false })
+    expect(await migrate(connection)).toEqual({ version: newest, dirty: false })
     expect(await describeCatalog(connection)).toEqual(first)
     const names = (await listMigrations()).map(toFileName)
     expect(steps).toEqual([
@@ -81,7 +85,7 @@ describe('up and down', () => {
     const steps: string[] = []
     const runners = await Promise.all([database.connect(), database.connect()])
     const versions = await Promise.all(runners.map((runner) => migrate(runner, undefined, (step) => steps.push(step))))
-    expect(versions).toEqual(Array(2).fill({ version: SCHEMA_VERSION, dirty: false }))
+    expect(versions).toEqual(Array(2).fill({ version: newest, dirty: false }))
     expect(steps).toEqual((await listMigrations()).map((migration) => `up ${toFileName(migration)}.up.sql`))
     await Promise.all(runners.map((runner) => runner.close()))
   })
@@ -110,7 +114,7 @@ describe('a migration that fails', () => {
 
   it('is rolled back, marks the database and says why and what to do', async () => {
     await expect(run()).rejects.toThrow(
-      /^000002_second\.up\.sql failed and was rolled back: division by zero\n.* dirty at version 2: .* update schema_migrations set version = N, dirty = false$/,
+      /^000002_second\.up\.sql failed and was rolled back: division by zero\n.* dirty at version 2: .*: scripts\/db\.sh force VERSION$/,
     )
     expect(await tables()).toEqual([{ relname: 'first' }])
     expect(await findVersion(database.connection)).toEqual({ version: 2, dirty: true })
@@ -357,6 +361,6 @@ describe('an installation of version 1', () => {
     await connection.execute(
       `delete from ${table} where id = '${UNFIT}'; update schema_migrations set version = 1, dirty = false`,
     )
-    expect(await migrate(connection)).toEqual({ version: SCHEMA_VERSION, dirty: false })
+    expect(await migrate(connection)).toEqual({ version: newest, dirty: false })
   })
 })
