@@ -15,7 +15,7 @@ export default defineConfig({
             miniflare: { bindings: { ...inject('workerBindings'), TEST: inject('testDatabase') } },
           })),
         ],
-        test: { name: 'worker', include: ['test/worker/**/*.test.ts'] },
+        test: { name: 'worker', include: ['test/worker/**/*.test.ts'], testTimeout: 30_000 },
       },
       {
         extends: true,

@@ -85,6 +85,8 @@ create table faces (
   constraint faces_tenant_external_key unique (tenant_id, external_id),
   constraint faces_external_id_check check (
     char_length(external_id) between 1 and 255 and external_id is nfc normalized and external_id not in ('.', '..')
+    -- no control, invisible or bidirectional characters, no space at an end: src/external-id.ts has the whole rule
+    and external_id !~ '[\u0001-\u001f\u007f-\u009f\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufffd]|^\s|\s$'
   ),
   -- a zero vector has no cosine, and NaN sorts above every threshold
   constraint faces_embedding_check check (vector_norm(embedding) between 0.999 and 1.001),
@@ -321,10 +323,14 @@ begin
 end
 $$;
 
--- Step one of a search: the ids of the faces whose sign codes are nearest to the probe's, by Hamming
--- distance, from an index-only scan. A generic plan would lose that scan; so would the planner's
--- default for random_page_cost where one tenant owns most of the table. Parallel workers take longer
--- to start than 100,000 codes take to scan, and would let one search occupy every core.
+-- Step one of a search: the ids of the faces to compare exactly. In a small gallery that is everybody;
+-- otherwise the faces whose sign codes are nearest to the probe's, by Hamming distance, from an
+-- index-only scan. When the codes cannot tell the nearest apart (a recognizer whose components are all
+-- positive gives everybody the same code), it is everybody again: slow, and still right.
+--
+-- A generic plan would lose the index-only scan; so would the planner's default for random_page_cost
+-- where one tenant owns most of the table. Parallel workers take longer to start than 100,000 codes take
+-- to scan, and would let one search occupy every core.
 create function shortlist_faces(tenant uuid, probe_code bit, size integer) returns uuid[]
 language plpgsql stable
 set search_path = public, pg_temp
@@ -332,10 +338,22 @@ set plan_cache_mode = force_custom_plan
 set random_page_cost = 1.1
 set max_parallel_workers_per_gather = 0
 as $$
+declare
+  small_gallery constant integer := 1000;
+  shortlist uuid[];
+  nearest double precision;
+  farthest double precision;
 begin
-  return array(
-    select id from faces where tenant_id = tenant order by code <~> probe_code limit size
-  );
+  if (select coalesce(sum(change), 0) from face_counts where tenant_id = tenant) > small_gallery then
+    select array_agg(id), min(distance), max(distance) into shortlist, nearest, farthest
+    from (
+      select id, code <~> probe_code as distance from faces where tenant_id = tenant order by code <~> probe_code limit size
+    ) as ranked;
+    if nearest < farthest then
+      return shortlist;
+    end if;
+  end if;
+  return array(select id from faces where tenant_id = tenant);
 end
 $$;
 
@@ -500,8 +518,10 @@ begin
     union all
     select 'faces', id, 'there is no tenant' from guide.faces where tenant_id is null
     union all
-    select 'faces', id, 'external_id is empty, ".", ".." or not in Unicode normal form C' from guide.faces
+    select 'faces', id, 'external_id is empty, ".", "..", not in Unicode normal form C, or has characters that cannot be seen'
+    from guide.faces
     where external_id in ('', '.', '..') or external_id is not nfc normalized
+      or external_id ~ '[\u0001-\u001f\u007f-\u009f\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufffd]|^\s|\s$'
     union all
     select 'faces', id, 'there is no embedding, or it has no direction' from guide.faces
     where embedding is null or vector_norm(l2_normalize(embedding)) not between 0.999 and 1.001

@@ -14,6 +14,7 @@ export async function bootstrap(admin: Connection, passwords: Record<LoginRole, 
   for (const role of LOGIN_ROLES) {
     await createRole(admin, role, `login password ${toLiteral(passwords[role])}`)
   }
+  await limitLogins(admin)
   await createRole(admin, 'rekko_backup', 'nologin bypassrls')
   await admin.execute(`
     do $$
@@ -21,7 +22,13 @@ export async function bootstrap(admin: Connection, passwords: Record<LoginRole, 
       execute format('revoke all on database %I from public', current_database());
       execute format('grant connect on database %I to rekko_app, rekko_operator, rekko_jobs, rekko_backup', current_database());
       execute format('grant connect, create on database %I to rekko_owner', current_database());
-      execute format('grant rekko_owner to %I', current_user);
+      -- the administrator works as them: migrations as the one, dumps as the other
+      execute format('grant rekko_owner, rekko_backup to %I', current_user);
+      -- an import enters one tenant and works inside the wall, as the service does. Not inherited, or the
+      -- administrator would be bound by the policies of rekko_app; before PostgreSQL 16 that could not be said.
+      if current_setting('server_version_num')::int >= 160000 then
+        execute format('grant rekko_app to %I with inherit false, set true', current_user);
+      end if;
     end $$;
     -- not in a migration: the schema belongs to the administrator, and for rekko_owner a REVOKE would only warn
     revoke all on schema public from public;
@@ -44,6 +51,21 @@ async function createRole(admin: Connection, role: string, options: string): Pro
     // somebody gave it a way around row-level security: no service may run with that
     await admin.execute(`alter role ${role} nosuperuser nobypassrls`)
   }
+}
+
+/**
+ * A request of the Worker ends in the database before the Worker's own deadline of 10 s: two statements of
+ * at most 4 s. The embedded database, which nobody logs in to, does not know these.
+ */
+async function limitLogins(admin: Connection): Promise<void> {
+  for (const role of LOGIN_ROLES) {
+    await admin.execute(`
+      alter role ${role} set statement_timeout = '4s';
+      alter role ${role} set lock_timeout = '2s';
+      alter role ${role} set idle_in_transaction_session_timeout = '10s';`)
+  }
+  // the roll-up works in batches of thousands
+  await admin.execute("alter role rekko_jobs set statement_timeout = '30s'")
 }
 
 /** Tables of an earlier installation belong to whoever migrated it; the owner needs to own them. */

@@ -34,7 +34,7 @@ export type Identification = {
  * Faces whose sign codes are compared exactly. The genuine person was among the nearest 100 codes in
  * 99.7 % of searches at a cosine of 0.35, and in 100 % from 0.40, in galleries of up to a million.
  */
-const SHORTLIST_SIZE = 200
+export const SHORTLIST_SIZE = 200
 
 /**
  * Finds whom a probe shows among all faces of the tenant: a shortlist by sign code, then the exact

@@ -1,13 +1,18 @@
 // The only file that speaks to Neon's driver: connections, deadlines, and errors without its words.
 import { NeonDbError, type NeonQueryFunction, type NeonQueryPromise, neon, neonConfig } from '@neondatabase/serverless'
 import type { Env } from '../env.ts'
+import { Problem } from '../problem.ts'
 
 /** Writes statements: values in `${}` always travel as parameters. */
 export type Sql = NeonQueryFunction<false, false>
 export type Statement = NeonQueryPromise<false, false>
 export type Row = Record<string, unknown>
 
-/** Longer than Neon needs to wake up, shorter than a gate's patience. */
+/**
+ * Longer than Neon needs to wake up, shorter than a gate's patience; and longer than both statements of a
+ * batch may take (statement_timeout of the logins, scripts/database/bootstrap.ts), so that PostgreSQL
+ * gives up before we do, and what was answered with 503 is not carried out behind our back.
+ */
 const DEADLINE_MS = 10_000
 
 /**
@@ -26,14 +31,16 @@ export class DatabaseError extends Error {
 
   /** The database is away, overloaded or gave up; the same request may succeed later. */
   get isUnavailable(): boolean {
-    return this.sqlstate === undefined || /^(08|53|57)/.test(this.sqlstate)
+    // connections, resources, an operator or a timeout, a lock that was not to be had
+    return this.sqlstate === undefined || /^(08|53|57|55P03)/.test(this.sqlstate)
   }
 }
 
 const connections = new Map<string, Sql>()
 
 /** @param url a connection string; one driver object is kept for each */
-export function connect(env: Env, url: string): Sql {
+export function connect(env: Env, url: string | undefined): Sql {
+  if (!url) throw new Problem('NOT_CONFIGURED', 'The operator must set the connection secrets of the database.')
   if (env.NEON_FETCH_ENDPOINT) neonConfig.fetchEndpoint = env.NEON_FETCH_ENDPOINT
   const known = connections.get(url)
   if (known) return known

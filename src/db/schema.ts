@@ -84,6 +84,7 @@ export const apiKeys = pgTable(
     ...wall('api_keys'),
     ownerPolicy('api_keys', { for: 'select', using: sql`true` }),
     ownerPolicy('api_keys', { for: 'insert', withCheck: sql`true` }),
+    ownerPolicy('api_keys', { for: 'update', using: sql`revoked_at IS NULL`, withCheck: sql`revoked_at IS NOT NULL` }),
   ],
 ).enableRLS()
 
@@ -107,7 +108,8 @@ export const faces = pgTable(
     unique('faces_tenant_external_key').on(table.tenantId, table.externalId),
     check(
       'faces_external_id_check',
-      sql`char_length(external_id) between 1 and 255 and external_id is nfc normalized and external_id not in ('.', '..')`,
+      sql`char_length(external_id) between 1 and 255 and external_id is nfc normalized and external_id not in ('.', '..')
+        and external_id !~ ${sql.raw(String.raw`'[\u0001-\u001f\u007f-\u009f\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufffd]|^\s|\s$'`)}`,
     ),
     check('faces_embedding_check', sql`vector_norm(embedding) between 0.999 and 1.001`),
     check('faces_metadata_check', sql`jsonb_typeof(metadata) = 'object'`),

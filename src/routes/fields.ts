@@ -1,11 +1,9 @@
 // The fields of requests and answers: what validates them also documents them.
 import { z } from '@hono/zod-openapi'
+import { findExternalIdFault, MAX_EXTERNAL_ID_LENGTH } from '../external-id.ts'
 import { DIMENSIONS, type Embedding, isFault, toEmbedding } from '../face/embedding.ts'
+import { findMetadataFault } from '../metadata.ts'
 import { PROBLEM_CODES, Problem, type ProblemCode } from '../problem.ts'
-
-const MAX_EXTERNAL_ID_LENGTH = 255
-// control, format (bidirectional marks, zero width), line and paragraph separators, replacement
-const UNPRINTABLE = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\ufffd]/u
 
 /** The client's own name for a person, by which it finds them again: one spelling for one person. */
 export const ExternalId = z
@@ -22,17 +20,6 @@ export const ExternalId = z
       'characters and without space at either end; not "." or "..". Prefer an opaque id to a document number.',
     example: 'ticket-holder-4711',
   })
-
-function findExternalIdFault(text: string): string | undefined {
-  if (!text.isWellFormed()) return 'Must be well-formed Unicode.'
-  const length = [...text].length
-  if (length < 1 || length > MAX_EXTERNAL_ID_LENGTH) return `Must have 1 to ${MAX_EXTERNAL_ID_LENGTH} characters.`
-  if (UNPRINTABLE.test(text)) return 'Must not have control or invisible characters.'
-  if (text !== text.trim()) return 'Must not begin or end with a space.'
-  if (text !== text.normalize('NFC')) return 'Must be in Unicode normalization form C.'
-  if (text === '.' || text === '..') return 'Must not be "." or "..": a URL cannot address them.'
-  return undefined
-}
 
 /** A face's or a probe's numbers, as the client's recognizer gave them. */
 export const EmbeddingField = z
@@ -56,18 +43,13 @@ export const EmbeddingField = z
     description: 'The L2-normalized embedding: 512 numbers, or base64 of 512 little-endian float32.',
   })
 
-const MAX_METADATA_BYTES = 8 * 1024
-
-/** Free for the client; kept and given back as it is. */
+/** Free for the client; kept and given back as JavaScript reads it (numbers are IEEE 754 doubles). */
 export const MetadataField = z
   .custom<Record<string, unknown>>((value) => typeof value === 'object' && value !== null && !Array.isArray(value), {
     message: 'Must be an object.',
   })
   .check((context) => {
-    const fault = isStorable(context.value)
-      ? new TextEncoder().encode(JSON.stringify(context.value)).length > MAX_METADATA_BYTES &&
-        `Must take at most ${MAX_METADATA_BYTES} bytes.`
-      : 'Must have only finite numbers and well-formed text without NUL.'
+    const fault = findMetadataFault(context.value)
     if (fault) context.issues.push({ code: 'custom', message: fault, input: undefined })
   })
   .openapi({
@@ -76,14 +58,6 @@ export const MetadataField = z
     description: 'Anything you want to keep with the face: at most 8 KiB as JSON. Never looked at.',
     example: { sector: 'north' },
   })
-
-/** What PostgreSQL's jsonb takes, and gives back as it was. The body's depth is bounded already. */
-function isStorable(value: unknown): boolean {
-  if (typeof value === 'string') return value.isWellFormed() && !value.includes('\0')
-  if (typeof value === 'number') return Number.isFinite(value)
-  if (typeof value !== 'object' || value === null) return true
-  return Object.entries(value).every(([key, item]) => isStorable(key) && isStorable(item))
-}
 
 export const QualityScore = z.number().min(0).max(1)
 export const Confidence = z.number().min(0).max(1).openapi({

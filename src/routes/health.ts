@@ -1,5 +1,6 @@
 // /health and /ready: for load balancers and operators; no credential, no tenant.
 import { createRoute, OpenAPIHono, z } from '@hono/zod-openapi'
+import { pepper } from '../auth/authenticate.ts'
 import { findReadiness } from '../db/readiness.ts'
 import type { AppContext } from '../env.ts'
 import { Problem } from '../problem.ts'
@@ -34,6 +35,8 @@ export const health = new OpenAPIHono<AppContext>()
       },
     }),
     async (c) => {
+      // without it every credential would be answered 503
+      await pepper(c.env)
       const readiness = await findReadiness(c.env)
       const failed = Object.entries(readiness).flatMap(([check, passed]) => (passed ? [] : [check]))
       if (failed.length > 0) throw new Problem('NOT_READY', `Failed: ${failed.join(', ')}.`)

@@ -304,14 +304,26 @@ describe('an installation of version 1', () => {
     [
       'an external_id that is a path',
       'faces',
-      'external_id is empty, ".", ".." or not in Unicode normal form C',
+      'external_id is empty, ".", "..", not in Unicode normal form C, or has characters that cannot be seen',
       `insert into faces (id, tenant_id, external_id, embedding) values ('${UNFIT}', '${ACME}', '..', array_fill(1, array[512])::vector)`,
     ],
     [
       'an external_id in another normal form',
       'faces',
-      'external_id is empty, ".", ".." or not in Unicode normal form C',
+      'external_id is empty, ".", "..", not in Unicode normal form C, or has characters that cannot be seen',
       `insert into faces (id, tenant_id, external_id, embedding) values ('${UNFIT}', '${ACME}', U&'Ame\\0301lie', array_fill(1, array[512])::vector)`,
+    ],
+    [
+      'an external_id with a character that cannot be seen',
+      'faces',
+      'external_id is empty, ".", "..", not in Unicode normal form C, or has characters that cannot be seen',
+      `insert into faces (id, tenant_id, external_id, embedding) values ('${UNFIT}', '${ACME}', U&'a\\200Bb', array_fill(1, array[512])::vector)`,
+    ],
+    [
+      'an external_id with a space at its end',
+      'faces',
+      'external_id is empty, ".", "..", not in Unicode normal form C, or has characters that cannot be seen',
+      `insert into faces (id, tenant_id, external_id, embedding) values ('${UNFIT}', '${ACME}', 'x ', array_fill(1, array[512])::vector)`,
     ],
     [
       'metadata that are a list',

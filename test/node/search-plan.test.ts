@@ -19,8 +19,8 @@ if (!isNative) console.log('skipped: the plan of a search is read on native Post
 const LARGE = '00000000-0000-4000-8000-000000000001'
 const SMALL = '00000000-0000-4000-8000-000000000002'
 const LARGE_FACES = 20_000
-const SMALL_FACES = 50
-const OTHER_TENANTS = 100
+const SMALL_FACES = 1_500
+const OTHER_TENANTS = 50
 const OTHER_FACES = 200
 
 describe.skipIf(!isNative)('the shortlist of a search', () => {

@@ -248,8 +248,12 @@ describe('POST /v1/faces/search', () => {
 
   it('finds the same people as brute force, and only those', async () => {
     const tenant = await createTenant()
-    const gallery = Array.from({ length: 300 }, randomEmbedding)
-    for (const [index, embedding] of gallery.entries()) await enroll(tenant, `person ${index}`, embedding)
+    // more than a small gallery, so that the sign codes make the shortlist
+    const gallery = Array.from({ length: 1_200 }, randomEmbedding)
+    await asAdmin`
+      insert into faces (tenant_id, external_id, embedding, model)
+      select ${tenant.id}, face->>'name', (face->>'embedding')::vector, 'arcface-512@1'
+      from jsonb_array_elements(${JSON.stringify(gallery.map((embedding, index) => ({ name: `person ${index}`, embedding: JSON.stringify(embedding) })))}::jsonb) as face`
     for (let probe = 0; probe < 20; probe++) {
       // a third of the way from one person to another: near enough to the first to be named
       const from = gallery[probe] ?? []
@@ -268,6 +272,34 @@ describe('POST /v1/faces/search', () => {
       expect((await response.json<Search>()).matches.map((match) => match.external_id)).toEqual(expected)
     }
   })
+
+  it.each([261, 1_100])(
+    'finds the right person among %d whose sign codes are all equal',
+    async (people) => {
+      // no component is negative, so a code tells nothing; the components still do
+      const tenant = await createTenant()
+      await asAdmin`
+        insert into faces (tenant_id, external_id, embedding, model)
+        select ${tenant.id}, 'person ' || person, l2_normalize((
+          select array_agg(case when component = person % 512 then 6.0 when component = person / 512 then 3.0 else 0.1 end)
+          from generate_series(0, 511) as component
+        )::vector(512)), 'arcface-512@1'
+        from generate_series(0, ${people - 1}) as person`
+      for (const person of [0, 100, 260, people - 1]) {
+        const components = Array.from({ length: 512 }, (_, component) =>
+          component === person % 512 ? 6 : component === Math.floor(person / 512) ? 3 : 0.1,
+        )
+        const norm = Math.hypot(...components)
+        const embedding = components.map((component) => component / norm)
+        const response = await tenant.request('POST', '/v1/faces/search', { embedding, max_results: 1 })
+        expect(await response.json()).toMatchObject({
+          matches: [{ external_id: `person ${person}` }],
+          faces_searched: people,
+        })
+      }
+    },
+    30_000,
+  )
 
   it('leaves out faces that another model made', async () => {
     const tenant = await createTenant()

@@ -277,13 +277,21 @@ describe('GET /ready', () => {
     },
   )
 
-  it.each(['version = version - 1', 'dirty = true'])('is not ready when schema_migrations has %s', async (change) => {
+  it.each(['version = 1', 'dirty = true'])('is not ready when schema_migrations has %s', async (change) => {
     const [before] = await asAdmin`select version, dirty from schema_migrations`
     try {
       await asAdmin.query(`update schema_migrations set ${change}`)
       expect((await ready(env.DATABASE_URL)).status).toBe(503)
     } finally {
       await asAdmin`update schema_migrations set version = ${before?.['version']}, dirty = ${before?.['dirty']}`
+    }
+  })
+
+  it('is not configured without the pepper, or without the database', async () => {
+    for (const missing of [{ API_KEY_PEPPER: '' }, { DATABASE_URL: '' }]) {
+      const response = await app.request('/ready', {}, { ...env, ...missing })
+      expect(response.status).toBe(503)
+      expect(await response.json()).toMatchObject({ code: 'NOT_CONFIGURED' })
     }
   })
 

@@ -229,6 +229,27 @@ describe('when the database cannot be reached', () => {
   })
 })
 
+describe('when the database is busy for too long', () => {
+  if (!env.TEST.isNative) console.log('skipped: the embedded database has one session, so nobody else holds a lock')
+  it.skipIf(!env.TEST.isNative)('answers 503, and does not carry the request out later', async () => {
+    const tenant = await createTenant()
+    expect((await tenant.request('GET', '/v1/faces')).status).toBe(200)
+    vi.spyOn(console, 'error').mockImplementation(() => {})
+    const lock = asAdmin.transaction([
+      asAdmin`lock table usage_events in access exclusive mode`,
+      asAdmin`select pg_sleep(4)`,
+    ])
+    await new Promise((resolve) => setTimeout(resolve, 300))
+    const response = await tenant.request('POST', '/v1/faces', { external_id: 'ada', embedding: axis(0) })
+    vi.restoreAllMocks()
+    expect(response.status).toBe(503)
+    expect(await response.json()).toMatchObject({ code: 'DATABASE_UNAVAILABLE' })
+    await lock
+    expect(await countRows(tenant)).toMatchObject({ faces: 0, usage_events: 0 })
+    expect((await tenant.request('GET', '/v1/faces/ada')).status).toBe(404)
+  })
+})
+
 describe('the scheduled handler', () => {
   const runSchedule = () => worker.scheduled(createScheduledController(), env)
 

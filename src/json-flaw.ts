@@ -1,0 +1,58 @@
+// What JSON.parse would let pass and we do not. No I/O.
+
+const MAX_DEPTH = 8
+
+/**
+ * Finds what JSON.parse would let pass: depth that exhausts a stack later, and keys of which the last
+ * silently wins. Text that is not JSON at all is left to JSON.parse.
+ */
+export function findFlaw(text: string): string | undefined {
+  // the keys seen in each open object; null for an open array
+  const open: (Set<string> | null)[] = []
+  let isKeyNext = false
+  for (let index = 0; index < text.length; index++) {
+    switch (text.charAt(index)) {
+      case '{':
+      case '[':
+        isKeyNext = text.charAt(index) === '{'
+        open.push(isKeyNext ? new Set() : null)
+        if (open.length > MAX_DEPTH) return `Nest at most ${MAX_DEPTH} levels deep.`
+        break
+      case '}':
+      case ']':
+        open.pop()
+        isKeyNext = false
+        break
+      case ',':
+        isKeyNext = open.at(-1) instanceof Set
+        break
+      case '"': {
+        const end = findEndOfString(text, index)
+        if (isKeyNext) {
+          const key = toKey(text.slice(index, end + 1))
+          if (key === '__proto__') return 'Do not use "__proto__" as a key.'
+          if (open.at(-1)?.has(key)) return 'Give each key of an object once.'
+          open.at(-1)?.add(key)
+          isKeyNext = false
+        }
+        index = end
+      }
+    }
+  }
+  return undefined
+}
+
+function findEndOfString(text: string, start: number): number {
+  let index = start + 1
+  while (index < text.length && text.charAt(index) !== '"') index += text.charAt(index) === '\\' ? 2 : 1
+  return index
+}
+
+/** Two spellings of one key ("a" and "\u0061") are the same key. */
+function toKey(literal: string): string {
+  try {
+    return String(JSON.parse(literal))
+  } catch {
+    return literal
+  }
+}
