@@ -47,11 +47,13 @@ async function main(): Promise<void> {
   const database = process.env['DB'] === 'embedded' ? {} : toServiceDatabase({})
   report(`starting ${'url' in database ? 'on PostgreSQL' : 'the embedded database'}`)
   const service = await startService(database, port ?? 0, pepper, report)
+  // its standard input ends the Worker with this process; the database goes with it too
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(130))
   try {
     const tenant = await createTenant(service.admin, 'Demo', 'test')
     const key = await createApiKey(service.admin, pepper, tenant, 'test', 'make demo', SCOPES)
     const totals = await run(new Client(service.url, key), enrolled, genuine, unknown)
-    const faults = findFaults(totals)
+    const faults = [...findFaults(totals), ...wrongTotals]
     for (const fault of faults) report(`FAILED: ${fault}`)
     console.log(
       `demo: enrolled ${totals.enrolled}, genuine verified ${totals.genuineVerified}/${totals.genuine}, ` +
@@ -132,10 +134,11 @@ async function run(client: Client, enrolled: Identity[], genuine: Probe[], unkno
   await client.send(204, 'DELETE', `/v1/faces/${encodeURIComponent(erasedName)}`)
   await client.send(404, 'GET', `/v1/faces/${encodeURIComponent(erasedName)}`)
   await client.send(404, 'POST', '/v1/faces/verify', { external_id: erasedName, embedding: enrolled[0]?.samples[0] })
-  const found = await client.send<{ matches: unknown[] }>(200, 'POST', '/v1/faces/search', {
+  const found = await client.send<{ matches: { external_id: string }[] }>(200, 'POST', '/v1/faces/search', {
     embedding: enrolled[0]?.samples[0],
   })
-  expectEqual('people found by the face that was erased', found.matches.length, 0)
+  const stillNamed = found.matches.filter((match) => match.external_id === erasedName)
+  expectEqual('matches that still name the erased person', stillNamed.length, 0)
   for (const list of ['/v1/verifications', '/v1/identifications']) {
     expectEqual(
       `rows of ${list} that still name the erased person`,
@@ -231,8 +234,11 @@ async function count<Item>(items: Item[], holds: (item: Item) => Promise<boolean
   return held
 }
 
+/** Totals that are off are told with the others, behind the work. */
+const wrongTotals: string[] = []
+
 function expectEqual(what: string, actual: unknown, expected: number): void {
-  if (actual !== expected) throw new Error(`${what}: ${actual}, and it should be ${expected}`)
+  if (actual !== expected) wrongTotals.push(`${what}: ${actual}, and it should be ${expected}`)
 }
 
 function report(step: string): void {

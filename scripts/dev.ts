@@ -4,9 +4,9 @@ import { readFile, rm, writeFile } from 'node:fs/promises'
 import { createInterface } from 'node:readline/promises'
 import { SCOPES } from '../src/auth/api-key.ts'
 import { findProcess } from './database/connection.ts'
-import { EMBEDDED_FOLDER } from './database/target.ts'
+import { describeTarget, EMBEDDED_FOLDER, toTarget } from './database/target.ts'
 import { createApiKey, createTenant } from './provision.ts'
-import { type Service, startService, toServiceDatabase } from './service.ts'
+import { type Service, type ServiceDatabase, startService, toServiceDatabase } from './service.ts'
 import { findFreePort } from './worker.ts'
 
 const PID_FILE = '.rekko/dev.pid'
@@ -16,12 +16,13 @@ const ROLL_UP_INTERVAL_MS = 60_000
 
 interface Secrets {
   pepper: string
-  apiKey: string | null
+  /** The development key of each database that `make dev` was started on. */
+  apiKeys: Record<string, string>
 }
 
 async function start(): Promise<void> {
   const port = Number(process.env['PORT'] ?? DEFAULT_PORT)
-  const running = await findProcess(PID_FILE)
+  const running = await findProcess(PID_FILE, 'scripts/dev.ts')
   if (running)
     throw new Error(`"make dev" runs already, as process ${running}. Use it, or stop it with "make dev-clean".`)
   if (!(Number.isInteger(port) && port > 0 && port < 65_536)) throw new Error('PORT must be a number from 1 to 65535.')
@@ -36,14 +37,15 @@ async function start(): Promise<void> {
   const service = await startService(database, port, secrets.pepper, report)
   await writeFile(PID_FILE, String(process.pid))
   try {
-    const apiKey = await findKey(service, secrets)
+    const apiKey = await findKey(service, database, secrets)
     printWelcome(service.url, apiKey)
     // Cloudflare runs the schedule in production; here somebody has to ask for it
     const schedule = setInterval(() => {
       fetch(`${service.url}/cdn-cgi/handler/scheduled`).catch(() => {})
     }, ROLL_UP_INTERVAL_MS)
-    await Promise.race([asked, service.workerStopped])
+    const end = await Promise.race([asked, service.workerStopped.then(() => 'the Worker stopped by itself' as const)])
     clearInterval(schedule)
+    if (end) throw new Error(`${end}. Start it again with VERBOSE=1 to see what it says.`)
   } finally {
     report('stopping')
     await service.stop()
@@ -52,11 +54,11 @@ async function start(): Promise<void> {
 }
 
 async function stop(): Promise<void> {
-  const running = await findProcess(PID_FILE)
+  const running = await findProcess(PID_FILE, 'scripts/dev.ts')
   if (!running) return report('nothing is running')
   process.kill(running, 'SIGTERM')
   const deadline = Date.now() + 15_000
-  while ((await findProcess(PID_FILE)) !== null) {
+  while ((await findProcess(PID_FILE, 'scripts/dev.ts')) !== null) {
     if (Date.now() > deadline) throw new Error(`Process ${running} does not stop. End it yourself: kill -9 ${running}`)
     await new Promise((resolve) => setTimeout(resolve, 100))
   }
@@ -64,7 +66,7 @@ async function stop(): Promise<void> {
 }
 
 async function reset(): Promise<void> {
-  if (await findProcess(PID_FILE)) throw new Error('Stop "make dev" first: make dev-clean')
+  if (await findProcess(PID_FILE, 'scripts/dev.ts')) throw new Error('Stop "make dev" first: make dev-clean')
   if (process.env['YES'] !== '1') {
     if (!process.stdin.isTTY) throw new Error('This deletes the development data. Say so: make dev-reset YES=1')
     const terminal = createInterface({ input: process.stdin, output: process.stdout })
@@ -82,19 +84,24 @@ async function readSecrets(): Promise<Secrets> {
     // written below, by this program
     return JSON.parse(await readFile(SECRETS_FILE, 'utf8')) as Secrets
   } catch {
-    return { pepper: randomBytes(32).toString('base64'), apiKey: null }
+    return { pepper: randomBytes(32).toString('base64'), apiKeys: {} }
   }
 }
 
 /** The development key, made once and kept, so that what a developer pasted yesterday works today. */
-async function findKey(service: Service, secrets: Secrets): Promise<string> {
-  if (secrets.apiKey) {
-    const response = await fetch(`${service.url}/v1/usage`, { headers: { Authorization: `Bearer ${secrets.apiKey}` } })
-    if (response.ok) return secrets.apiKey
+async function findKey(service: Service, database: ServiceDatabase, secrets: Secrets): Promise<string> {
+  const name = 'url' in database ? describeTarget(toTarget(database.url, undefined)) : 'embedded'
+  const known = secrets.apiKeys[name]
+  if (known) {
+    const { status } = await fetch(`${service.url}/v1/usage`, { headers: { Authorization: `Bearer ${known}` } })
+    if (status === 200) return known
+    // only a database that was emptied needs another
+    if (status !== 401) throw new Error(`The development key was answered ${status}. Try again, or VERBOSE=1 make dev.`)
   }
   const tenantId = await createTenant(service.admin, 'Development', 'test')
   const apiKey = await createApiKey(service.admin, secrets.pepper, tenantId, 'test', 'make dev', SCOPES)
-  await writeFile(SECRETS_FILE, JSON.stringify({ ...secrets, apiKey }), { mode: 0o600 })
+  const apiKeys = { ...secrets.apiKeys, [name]: apiKey }
+  await writeFile(SECRETS_FILE, JSON.stringify({ ...secrets, apiKeys }), { mode: 0o600 })
   return apiKey
 }
 

@@ -16,15 +16,17 @@ export async function createApiKey(
   environment: Environment,
   name: string,
   scopes: readonly Scope[],
+  expiresAt: Date | null = null,
 ): Promise<string> {
   const key = generateApiKey(environment)
   const hash = await hashApiKey(key, await toPepper(pepper))
-  await operator.query("select create_api_key($1, $2, decode($3, 'hex'), $4, $5::text[], null)", [
+  await operator.query("select create_api_key($1, $2, decode($3, 'hex'), $4, $5::text[], $6)", [
     tenantId,
     name,
     hash,
     toPrefix(key),
     [...scopes],
+    expiresAt,
   ])
   return key
 }

@@ -4,7 +4,7 @@ import { bootstrap, LOGIN_ROLES } from './database/bootstrap.ts'
 import { type Connection, connectEmbedded, connectNative, openEmbedded } from './database/connection.ts'
 import { DEVELOPMENT_PASSWORDS } from './database/development.ts'
 import { migrate } from './database/migrate.ts'
-import { EMBEDDED_FOLDER, LOCAL_URL } from './database/target.ts'
+import { describeTarget, EMBEDDED_FOLDER, LOCAL_URL, toHost, toTarget } from './database/target.ts'
 import { type Backend, embeddedBackend, nativeBackend } from './neon-endpoint/backend.ts'
 import { startEndpoint } from './neon-endpoint/server.ts'
 import { startWorker } from './worker.ts'
@@ -66,9 +66,15 @@ export async function startService(
 }
 
 async function openNative(url: string) {
-  const { hostname, port, pathname } = new URL(url)
+  const target = toTarget(url, undefined)
+  if (target.kind !== 'native' || !target.isLocal) {
+    // it would be given logins whose passwords everybody knows
+    throw new Error(`This is for databases on this machine, and ${describeTarget(target)} is not. See docs/deploy.md.`)
+  }
+  const host = toHost(target.url).replace(/^\[|\]$/g, '')
+  const database = decodeURIComponent(target.url.pathname.slice(1))
   const admin = await connectNative(url)
-  const server = { host: hostname, port: Number(port || 5432), database: decodeURIComponent(pathname.slice(1)) }
+  const server = { host, port: Number(target.url.port || 5432), database }
   return { admin, backend: nativeBackend(server, LOGIN_ROLES), close: () => admin.close() }
 }
 

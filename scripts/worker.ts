@@ -1,7 +1,7 @@
 // Runs the Worker in workerd on this machine, as `wrangler dev` does.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { mkdtemp, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
 
@@ -25,14 +25,16 @@ export async function startWorker(port: number, bindings: Record<string, string>
   const lines = Object.entries(bindings).map(([name, value]) => `${name}=${JSON.stringify(value)}\n`)
   await writeFile(envFile, lines.join(''), { mode: 0o600 })
 
+  // its standard input is what ties the Worker to this process: see supervise.ts
   const worker = spawn(
     process.execPath,
     [
+      ...[join(ROOT, 'scripts/supervise.ts'), folder, process.execPath],
       ...[join(ROOT, 'node_modules/wrangler/bin/wrangler.js'), 'dev', '--env', 'dev', '--env-file', envFile],
       ...['--ip', '127.0.0.1', '--port', String(port), '--inspector-port', '0'],
       ...['--show-interactive-dev-session=false', '--log-level', 'warn'],
     ],
-    { cwd: ROOT, stdio: ['ignore', 'pipe', 'pipe'] },
+    { cwd: ROOT, stdio: ['pipe', 'pipe', 'pipe'] },
   )
   let output = ''
   for (const stream of [worker.stdout, worker.stderr]) {
@@ -41,13 +43,13 @@ export async function startWorker(port: number, bindings: Record<string, string>
       if (process.env['VERBOSE']) process.stderr.write(chunk)
     })
   }
-  const stopped = once(worker, 'exit').then(() => rm(folder, { recursive: true, force: true }))
+  const stopped = once(worker, 'exit').then(() => {})
 
   const url = `http://127.0.0.1:${port}`
   const deadline = Date.now() + START_DEADLINE_MS
   while (!(await answers(url))) {
     if (worker.exitCode !== null || Date.now() > deadline) {
-      worker.kill('SIGKILL')
+      worker.stdin.end()
       await stopped
       throw new Error(`The Worker did not start:\n${output}`)
     }
@@ -57,10 +59,8 @@ export async function startWorker(port: number, bindings: Record<string, string>
     url,
     stopped,
     async stop() {
-      worker.kill('SIGTERM')
-      const giveUp = setTimeout(() => worker.kill('SIGKILL'), 5_000)
+      worker.stdin.end()
       await stopped
-      clearTimeout(giveUp)
     },
   }
 }

@@ -1,6 +1,6 @@
 // A direct connection for administrators: to a real PostgreSQL, or to the embedded one.
 import { execFile } from 'node:child_process'
-import { mkdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { mkdir, readFile } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { promisify } from 'node:util'
 import { PGlite } from '@electric-sql/pglite'
@@ -15,7 +15,14 @@ export interface Connection {
 }
 
 export async function connectNative(url: string): Promise<Connection> {
-  const client = new pg.Client({ connectionString: url, application_name: 'rekko-scripts' })
+  const client = new pg.Client({
+    connectionString: url,
+    application_name: 'rekko-scripts',
+    // Neon wakes in well under a second; a host that swallows packets would keep us for minutes
+    connectionTimeoutMillis: 15_000,
+  })
+  // a connection that is lost while idle is told to the next query; unheard, it would end the process
+  client.on('error', () => {})
   await client.connect()
   return {
     execute: async (script) => void (await client.query(script)),
@@ -47,59 +54,61 @@ export interface EmbeddedDatabase {
  * @throws Error with what to do, when another process has the folder open
  */
 export async function openEmbedded(folder?: string): Promise<EmbeddedDatabase> {
-  const release = folder ? await lock(folder) : async () => {}
+  const release = folder ? await lock(folder) : () => {}
   try {
     const pglite = await PGlite.create({ ...(folder && { dataDir: folder }), extensions: { vector } })
     return {
       pglite,
       async close() {
         await pglite.close()
-        await release()
+        release()
       },
     }
   } catch (error) {
-    await release()
+    release()
     throw error
   }
 }
 
-/** PGlite does not lock its folder, and two processes on one folder destroy it. */
-async function lock(folder: string): Promise<() => Promise<void>> {
-  const path = `${folder}.pid`
-  await mkdir(dirname(path), { recursive: true })
-  for (;;) {
-    try {
-      await writeFile(path, String(process.pid), { flag: 'wx' })
-      return () => rm(path, { force: true })
-    } catch (error) {
-      if (!isFileError(error, 'EEXIST')) throw error
-      const holder = await findProcess(path)
-      if (holder !== null) {
-        throw new Error(
-          `The data in ${folder} are in use by process ${holder}. Stop it with "make dev-clean", or use its server.`,
-        )
-      }
-      await rm(path, { force: true })
-    }
+/**
+ * PGlite does not lock its folder, and two processes on one folder destroy it. SQLite's lock is the
+ * operating system's own: it ends with the process that holds it, however that ends.
+ */
+async function lock(folder: string): Promise<() => void> {
+  await mkdir(dirname(folder), { recursive: true })
+  const { DatabaseSync } = await import('node:sqlite')
+  const file = new DatabaseSync(`${folder}.lock`)
+  try {
+    file.exec('begin exclusive')
+  } catch {
+    file.close()
+    throw new Error(`The data in ${folder} are in use. Stop that with "make dev-clean", or use its server.`)
   }
+  return () => file.close()
 }
 
 /**
- * The process of ours that wrote its number into a file and still runs; null when there is none, or when
- * the number is another program's by now.
+ * The process of ours that wrote its number into a file and still runs; null when there is none.
+ *
+ * @param script part of its command line, to tell it from a program that has got its number since
  */
-export async function findProcess(pidFile: string): Promise<number | null> {
+export async function findProcess(pidFile: string, script: string): Promise<number | null> {
   const pid = Number(await readFile(pidFile, 'utf8').catch(() => '0'))
-  if (!(pid > 0) || pid === process.pid) return null
+  if (!(pid > 0) || pid === process.pid || !isAlive(pid)) return null
   try {
     const { stdout } = await promisify(execFile)('ps', ['-o', 'command=', '-p', String(pid)])
-    return stdout.includes('scripts/') ? pid : null
+    return stdout.includes(script) ? pid : null
   } catch {
-    // ps fails when there is no such process
-    return null
+    // no ps on this machine: it is alive, and that must do
+    return pid
   }
 }
 
-function isFileError(error: unknown, code: string): boolean {
-  return error instanceof Error && 'code' in error && error.code === code
+function isAlive(pid: number): boolean {
+  try {
+    return process.kill(pid, 0)
+  } catch (error) {
+    // a process of another user exists, though we may not signal it
+    return error instanceof Error && 'code' in error && error.code === 'EPERM'
+  }
 }

@@ -152,7 +152,10 @@ async function exclusively<Result>(connection: Connection, work: () => Promise<R
       create schema if not exists migration;
       create table if not exists migration.history (
         version bigint primary key, name text not null, checksum text not null, applied_at timestamptz not null default now()
-      );`)
+      );
+      -- pg_dump stops at a table that its role cannot read
+      grant usage on schema migration to rekko_backup;
+      grant select on migration.history to rekko_backup;`)
     return await work()
   } finally {
     await connection.query("select pg_advisory_unlock(hashtext('rekko.migrate'))")

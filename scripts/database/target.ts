@@ -26,7 +26,17 @@ export function toTarget(databaseUrl: string | undefined, kind: string | undefin
     throw new CommandError(`"${kind}" is no kind of database: use embedded, docker or native.`, EXIT.usage)
   }
   const url = toUrl(databaseUrl ?? LOCAL_URL)
-  return { kind: 'native', url, isLocal: ['localhost', '127.0.0.1', '[::1]', ''].includes(url.hostname) }
+  return { kind: 'native', url, isLocal: isThisMachine(toHost(url)) }
+}
+
+/** Where the driver goes: a parameter `host` wins over the host of the URL, and PGHOST stands in for both. */
+export function toHost(url: URL): string {
+  return url.searchParams.getAll('host').at(-1) || url.hostname || process.env['PGHOST'] || 'localhost'
+}
+
+function isThisMachine(host: string): boolean {
+  // a path is the folder of a socket
+  return ['localhost', '127.0.0.1', '::1', '[::1]'].includes(host) || host.startsWith('/')
 }
 
 function toUrl(text: string): URL {
@@ -44,8 +54,8 @@ function toUrl(text: string): URL {
 /** A name for messages, without the password. */
 export function describeTarget(target: Target): string {
   if (target.kind === 'embedded') return `the embedded database in ${target.folder}`
-  const { hostname, port, pathname, username } = target.url
-  return `${decodeURIComponent(username)}@${hostname}:${port || 5432}${pathname}`
+  const { port, pathname, username } = target.url
+  return `${decodeURIComponent(username)}@${toHost(target.url)}:${port || 5432}${pathname}`
 }
 
 /**
@@ -55,12 +65,17 @@ export function describeTarget(target: Target): string {
  * @throws CommandError when the URL is Neon's pooled one
  */
 export function requireDirect(target: Target): void {
-  if (target.kind === 'native' && target.url.hostname.split('.')[0]?.endsWith('-pooler')) {
+  if (isPooled(target)) {
     throw new CommandError(
       'This is a pooled connection, and this command needs a direct one: remove "-pooler" from the host name.',
       EXIT.refused,
     )
   }
+}
+
+/** Whether the URL is Neon's pooled one. */
+export function isPooled(target: Target): boolean {
+  return target.kind === 'native' && (toHost(target.url).split('.')[0]?.endsWith('-pooler') ?? false)
 }
 
 /** Commands that need PostgreSQL's own programs or several sessions say so here. */

@@ -96,7 +96,8 @@ export function nativeBackend(
 
 /**
  * @param roles names and passwords; the embedded database has no log-in of its own, so a transaction
- *   enters its role first
+ *   enters its role first. A caller who sends `reset role` leaves it again: what only a real log-in
+ *   prevents is proven on a real PostgreSQL
  */
 export function embeddedBackend(pglite: PGlite, roles: Record<string, string>): Backend {
   // one session, one transaction at a time
