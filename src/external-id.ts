@@ -1,8 +1,10 @@
 // external_id: the client's own name for a person, and what may be one. No I/O.
 
 export const MAX_EXTERNAL_ID_LENGTH = 255
-// control, format (bidirectional marks, zero width), line and paragraph separators, replacement
-const UNPRINTABLE = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\ufffd]/u
+// control, format (bidirectional marks, zero width), line and paragraph separators, replacement; and fillers
+// and joiners that other categories hold
+const UNPRINTABLE =
+  /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\ufffd]|\u034f|\u115f|\u1160|\u17b4|\u17b5|[\u180b-\u180f]|\u2800|\u3164|\uffa0/u
 
 /** Why a text cannot be an external_id, for its author; undefined when it can. */
 export function findExternalIdFault(text: string): string | undefined {

@@ -291,6 +291,9 @@ const BAD_EXTERNAL_IDS: [name: string, externalId: string][] = [
   ['with a right-to-left override', 'a\u202eb'],
   ['with a bidirectional isolate', 'a\u2066b'],
   ['with a zero-width space', 'a\u200bb'],
+  ['with a Hangul filler', 'a\u3164b'],
+  ['with a blank Braille pattern', 'a\u2800b'],
+  ['with a combining grapheme joiner', 'a\u034fb'],
   ['with a zero-width joiner', 'a\u200db'],
   ['with a byte order mark', '\ufeffab'],
   ['with a soft hyphen', 'a\u00adb'],
@@ -735,6 +738,9 @@ describe('metadata', () => {
     ['with a lone surrogate in a key', '{"a":[{"\\udc00":1}]}'],
     ['with 1e999', '{"a":[[1e999]]}'],
     ['with -1e999', '{"a":{"b":-1e999}}'],
+    ['with a number that jsonb would write out in 309 digits', '{"a":1e308}'],
+    ['with a number that jsonb would write out in 324 digits', '{"a":[-5e-324]}'],
+    ['with an integer that JavaScript would round', '{"a":12345678901234567890}'],
     ['of 8,193 bytes', JSON.stringify({ a: 'x'.repeat(8193 - METADATA_OVERHEAD) })],
     ['of 8,193 bytes in fewer characters', JSON.stringify({ a: `${'é'.repeat((8192 - METADATA_OVERHEAD) / 2)}x` })],
     ['of 8,193 bytes in keys', JSON.stringify({ ['x'.repeat(8193 - '{"":1}'.length)]: 1 })],
@@ -762,7 +768,7 @@ describe('metadata', () => {
     ['of 8,192 bytes', { a: 'x'.repeat(8192 - METADATA_OVERHEAD) }],
     ['of 8,192 bytes in fewer characters', { a: 'é'.repeat((8192 - METADATA_OVERHEAD) / 2) }],
     ['with what JavaScript takes for something else', { constructor: 1, toString: null, length: 0, '': [''] }],
-    ['with numbers at the limits', { numbers: [0, 1e308, -1e308, 5e-324, 0.1, 9007199254740991] }],
+    ['with numbers at the limits', { numbers: [0, 1e-15, -1e-15, 0.1, 9007199254740991, -9007199254740991] }],
     ['with any text', { text: '\u0001\u202e\ufeff 😀 Zoe\u0308 \u2028 \ufffd \\u0000' }],
   ])('%s comes back as it was', async (_name, metadata) => {
     const tenant = await createTenant()
