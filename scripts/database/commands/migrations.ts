@@ -193,7 +193,7 @@ export async function confirmLoss({ target, terminal, timesConfirmed }: Context,
  * The passwords for logins that do not exist yet: from REKKO_APP_PASSWORD, REKKO_OPERATOR_PASSWORD and
  * REKKO_JOBS_PASSWORD; on this machine, the development ones when they are not given.
  */
-function readPasswords(target: Target): Record<LoginRole, string> {
+export function readPasswords(target: Target): Record<LoginRole, string> {
   const isLocal = target.kind === 'embedded' || target.isLocal
   const given = LOGIN_ROLES.map((role) => {
     const name = `${role.toUpperCase()}_PASSWORD`

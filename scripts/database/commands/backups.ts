@@ -1,0 +1,168 @@
+// dump, restore, drill: backups, and the proof that they can be used.
+import { randomBytes } from 'node:crypto'
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import type { Command } from 'commander'
+import { defaultFile, findServer, list, makeBackup, type Work } from '../backup.ts'
+import { findTool } from '../client-tools.ts'
+import { type Context, toContext } from '../context.ts'
+import { countRows } from '../inventory.ts'
+import { checkIsolation, type IsolationReport } from '../isolation.ts'
+import { type Manifest, manifestOf } from '../manifest.ts'
+import { listMigrations } from '../migrate.ts'
+import { restoreBackup } from '../restore.ts'
+import { describeTarget, type NativeTarget, requireDirect, requireNative, withConnection } from '../target.ts'
+import { CommandError, EXIT } from '../terminal.ts'
+import { readPasswords } from './migrations.ts'
+
+const INSTEAD =
+  'To copy it, stop it (make dev-clean) and copy the folder .rekko/data; for dumps use a real PostgreSQL (--db docker or --db native).'
+
+export function registerBackups(program: Command): void {
+  program
+    .command('dump')
+    .description('write a backup, with a manifest beside it, compared with the database row by row count')
+    .argument('[file]', 'where to; by default ./backups/rekko-YYYYMMDD-HHMMSS.dump')
+    .action((file: string | undefined, _, command) => dump(toContext(command), file ?? defaultFile(new Date())))
+
+  program
+    .command('restore')
+    .description('restore a backup into an empty database, all or nothing, and compare it with its manifest')
+    .argument('<file>', 'what dump has written; its manifest must be beside it')
+    .action((file: string, _, command) => restore(toContext(command), file))
+
+  program
+    .command('drill')
+    .description('dump, restore into a scratch database, try there whether tenants stay apart, and tell the times')
+    .action((_, command) => drill(toContext(command)))
+}
+
+async function dump(context: Context, file: string): Promise<void> {
+  const { terminal } = context
+  const target = toNative(context)
+  if (context.isDryRun) {
+    const tool = await withConnection(target, async (connection) =>
+      findTool('pg_dump', (await findServer(connection)).major, target),
+    )
+    const plan = { database: describeTarget(target), file, pg_dump: tool.version }
+    return terminal.result(plan, [`would dump ${plan.database} to ${file} with pg_dump ${tool.version}`])
+  }
+  const manifest = await interruptibly((signal) => makeBackup({ target, file, terminal, signal }))
+  const rows = countRows(manifest.tables)
+  terminal.ok(`${rows.toLocaleString('en')} rows of ${Object.keys(manifest.tables).length} tables, as in the database`)
+  terminal.result({ file, manifest: manifestOf(file), rows, ...manifest.dump, schema: manifest.schema }, [
+    file,
+    manifestOf(file),
+  ])
+}
+
+async function restore(context: Context, file: string): Promise<void> {
+  const { terminal, isDryRun } = context
+  const target = toNative(context)
+  const passwords = readPasswords(target)
+  const manifest = await interruptibly((signal) =>
+    restoreBackup({ target, file, terminal, signal, passwords, isDryRun }),
+  )
+  const rows = countRows(manifest.tables)
+  const summary = { restored: !isDryRun, file, rows, schema: manifest.schema }
+  if (isDryRun) {
+    return terminal.result(summary, [`would restore ${rows.toLocaleString('en')} rows into ${describeTarget(target)}`])
+  }
+  terminal.ok(`${rows.toLocaleString('en')} rows, policies, grants and owners are as the manifest says`)
+  const newest = (await listMigrations()).at(-1)?.version ?? 0
+  if (manifest.schema.version < newest) {
+    terminal.warn(`the schema is of version ${manifest.schema.version}, this release needs ${newest}: scripts/db.sh up`)
+  }
+  terminal.result(summary, [`restored ${file} into ${describeTarget(target)}`])
+}
+
+async function drill(context: Context): Promise<void> {
+  const { terminal } = context
+  const target = toNative(context)
+  if (context.isDryRun) {
+    const plan = ['dump', 'restore into a scratch database', 'isolation', 'drop it']
+    return terminal.result({ database: describeTarget(target), plan }, plan)
+  }
+  const { manifest, isolation, steps } = await interruptibly((signal) => runDrill({ target, terminal, signal }))
+  const rows = countRows(manifest.tables)
+  terminal.ok(`${rows.toLocaleString('en')} rows came back; ${isolation.checks} checks of isolation passed`)
+  const total = steps.reduce((sum, { ms }) => sum + ms, 0)
+  const lines = [...steps, { step: 'total', ms: total }].map(
+    ({ step, ms }) => `${step.padEnd(10)} ${(ms / 1000).toFixed(1).padStart(8)} s`,
+  )
+  terminal.result({ rows, ...manifest.dump, checks: isolation.checks, steps, total_ms: total }, lines)
+}
+
+export interface DrillResult {
+  manifest: Manifest
+  isolation: IsolationReport
+  steps: { step: string; ms: number }[]
+}
+
+/**
+ * Dumps the target, restores that into a database of its own on the same server, and tries the walls
+ * there. The scratch database and the dump are gone afterwards, whatever happens.
+ *
+ * @throws CommandError when any step fails, or a wall does not hold
+ */
+export async function runDrill(work: Omit<Work, 'file'>): Promise<DrillResult> {
+  const { target, terminal } = work
+  const steps: DrillResult['steps'] = []
+  const time = async <Result>(step: string, run: () => Promise<Result>): Promise<Result> => {
+    terminal.info(step)
+    const startedAt = performance.now()
+    const result = await run()
+    steps.push({ step, ms: Math.round(performance.now() - startedAt) })
+    return result
+  }
+  const folder = await mkdtemp(join(tmpdir(), 'rekko-drill-'))
+  const file = join(folder, 'drill.dump')
+  const name = `rekko_drill_${randomBytes(6).toString('hex')}`
+  const url = new URL(target.url)
+  url.pathname = `/${name}`
+  const scratch: NativeTarget = { ...target, url }
+  try {
+    const manifest = await time('dump', () => makeBackup({ ...work, file }))
+    if (!manifest.is_bootstrapped) {
+      throw new CommandError('This database has no roles of Rekko yet, so there are no walls to try: scripts/db.sh up')
+    }
+    // the name is ours; template0 holds nothing that somebody put into template1
+    await withConnection(target, (connection) => connection.execute(`create database ${name} template template0`))
+    await time('restore', () => restoreBackup({ ...work, target: scratch, file, passwords: inventPasswords() }))
+    const isolation = await time('isolation', () =>
+      withConnection(scratch, (connection) => checkIsolation(connection, manifest.tables)),
+    )
+    if (isolation.failures.length > 0) {
+      throw new CommandError(`Tenants do not stay apart in the restored database.\n${list(isolation.failures)}`)
+    }
+    return { manifest, isolation, steps }
+  } finally {
+    await rm(folder, { recursive: true, force: true })
+    await withConnection(target, (connection) => connection.execute(`drop database if exists ${name} with (force)`))
+  }
+}
+
+/** The logins exist on this server, and keep their own. */
+function inventPasswords() {
+  const password = randomBytes(24).toString('hex')
+  return { rekko_app: password, rekko_operator: password, rekko_jobs: password }
+}
+
+function toNative({ target }: Context): NativeTarget {
+  const native = requireNative(target, INSTEAD)
+  requireDirect(native)
+  return native
+}
+
+/** Runs work so that Ctrl-C and a polite kill let it clean up; a second one ends it at once. */
+async function interruptibly<Result>(work: (signal: AbortSignal) => Promise<Result>): Promise<Result> {
+  const controller = new AbortController()
+  const interrupt = () => controller.abort(new CommandError('Interrupted.', EXIT.failed))
+  process.once('SIGINT', interrupt).once('SIGTERM', interrupt)
+  try {
+    return await work(controller.signal)
+  } finally {
+    process.off('SIGINT', interrupt).off('SIGTERM', interrupt)
+  }
+}

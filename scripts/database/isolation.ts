@@ -1,0 +1,162 @@
+// Whether tenants can see each other, tried on a database with rows as the login of the Worker. Every
+// attempt is rolled back.
+import type { Connection } from './connection.ts'
+import { type Inventory, NO_TENANT } from './inventory.ts'
+
+interface WalledTable {
+  name: string
+  tenantColumn: string
+  /** Those that can be written. */
+  columns: string[]
+  canSelect: boolean
+  canInsert: boolean
+  canDelete: boolean
+}
+
+const REFUSED = '42501'
+const NOBODY = '00000000-0000-4000-8000-000000000000'
+
+/** What was tried, and each thing that went wrong, a sentence each. */
+export interface IsolationReport {
+  checks: number
+  failures: string[]
+}
+
+/**
+ * @param connection an administrator's, who may become rekko_app
+ * @param inventory what the database holds; of the tenants in it, the two largest are played against each other
+ */
+export async function checkIsolation(connection: Connection, inventory: Inventory): Promise<IsolationReport> {
+  const report: IsolationReport = { checks: 0, failures: [] }
+  const check = (isRight: boolean, failure: string) => {
+    report.checks++
+    if (!isRight) report.failures.push(failure)
+  }
+  const tables = await listWalledTables(connection)
+  check(tables.length > 0, 'there is no table with tenants')
+  for (const unsafe of await listUnsafe(connection)) check(false, unsafe)
+  const [tenant, rival = NOBODY] = listTenants(inventory)
+  if (tenant === undefined) {
+    check(false, 'there is no tenant, so nothing could be tried')
+    return report
+  }
+
+  await asApp(connection, async () => {
+    for (const table of tables) {
+      const rows = inventory[table.name]?.rows ?? 0
+      // a policy is asked for each row: an empty table raises nothing, and shows nothing
+      if (rows === 0) continue
+      const outcome = await attempt(connection, `select 1 from ${table.name} limit 1`)
+      check(outcome === REFUSED, `${table.name} answers without a tenant (${outcome})`)
+    }
+  })
+
+  for (const [own, other] of [
+    [tenant, rival],
+    [rival, tenant],
+  ] as const) {
+    await asApp(connection, async () => {
+      await connection.query("select set_config('app.current_tenant_id', $1, true)", [own])
+      for (const table of tables) {
+        const counts = inventory[table.name]?.tenants ?? {}
+        if (!table.canSelect) {
+          const outcome = await attempt(connection, `select 1 from ${table.name} limit 1`)
+          check(outcome === REFUSED, `${table.name} answers rekko_app, which has no right on it (${outcome})`)
+          continue
+        }
+        const [seen] = await connection.query<{ own: number; others: number }>(
+          `select count(*) filter (where ${table.tenantColumn} = $1)::int as own,
+             count(*) filter (where ${table.tenantColumn} is distinct from $1)::int as others from ${table.name}`,
+          [own],
+        )
+        check(seen?.others === 0, `${table.name} shows tenant ${own} ${seen?.others} rows of others`)
+        const expected = counts[own] ?? 0
+        check(seen?.own === expected, `${table.name} shows tenant ${own} ${seen?.own} of its ${expected} rows`)
+        if (table.canInsert && expected > 0) {
+          const outcome = await attempt(connection, toPlanting(table), [other, own])
+          check(outcome === REFUSED, `${table.name} lets tenant ${own} plant a row in another (${outcome})`)
+        }
+        if (table.canDelete) {
+          const outcome = await attempt(connection, `delete from ${table.name} where ${table.tenantColumn} = $1`, [
+            other,
+          ])
+          check(outcome === '0 rows', `${table.name} lets tenant ${own} delete from another (${outcome})`)
+        }
+      }
+    })
+  }
+  return report
+}
+
+/** A copy of an own row, with the other tenant's id. */
+function toPlanting({ name, tenantColumn, columns }: WalledTable): string {
+  const values = columns.map((column) => (column === tenantColumn ? '$1::uuid' : column))
+  return `insert into ${name} (${columns.join(', ')}) select ${values.join(', ')} from ${name} where ${tenantColumn} = $2 limit 1 returning 1`
+}
+
+/** The SQLSTATE of the error, or how many rows came back. */
+async function attempt(connection: Connection, text: string, parameters: unknown[] = []): Promise<string> {
+  await connection.execute('savepoint attempt')
+  try {
+    const rows = await connection.query(text.startsWith('delete') ? `${text} returning 1` : text, parameters)
+    return `${rows.length} rows`
+  } catch (error) {
+    if (error instanceof Error && 'code' in error) return String(error.code)
+    throw error
+  } finally {
+    await connection.execute('rollback to savepoint attempt')
+  }
+}
+
+async function asApp(connection: Connection, work: () => Promise<void>): Promise<void> {
+  await connection.execute("begin; set local statement_timeout = '10min'; set local role rekko_app")
+  try {
+    await work()
+  } finally {
+    await connection.execute('rollback')
+  }
+}
+
+/** Largest first. */
+function listTenants(inventory: Inventory): string[] {
+  const rows = new Map<string, number>()
+  for (const { tenants } of Object.values(inventory)) {
+    for (const [tenant, count] of Object.entries(tenants ?? {})) {
+      if (tenant !== NO_TENANT) rows.set(tenant, (rows.get(tenant) ?? 0) + count)
+    }
+  }
+  return [...rows].sort(([, a], [, b]) => b - a).map(([tenant]) => tenant)
+}
+
+async function listWalledTables(connection: Connection): Promise<WalledTable[]> {
+  return connection.query<WalledTable>(`
+    select format('%I.%I', n.nspname, c.relname) as name,
+      case when c.oid = to_regclass('public.tenants') then 'id' else 'tenant_id' end as "tenantColumn",
+      array_agg(quote_ident(a.attname) order by a.attnum) filter (where a.attgenerated = '') as columns,
+      has_table_privilege('rekko_app', c.oid, 'select') as "canSelect",
+      has_table_privilege('rekko_app', c.oid, 'insert') as "canInsert",
+      has_table_privilege('rekko_app', c.oid, 'delete') as "canDelete"
+    from pg_class c
+    join pg_namespace n on n.oid = c.relnamespace
+    join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+    where n.nspname = 'public' and c.relkind in ('r', 'p')
+    group by c.oid, n.nspname, c.relname
+    having bool_or(a.attname = case when c.oid = to_regclass('public.tenants') then 'id' else 'tenant_id' end)
+    order by 1`)
+}
+
+/** What /ready would refuse. */
+async function listUnsafe(connection: Connection): Promise<string[]> {
+  const rows = await connection.query<{ line: string }>(`
+    select format('%s: row-level security is not forced', c.oid::regclass) as line from pg_class c
+    where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p') and c.relname <> 'schema_migrations'
+      and not (c.relrowsecurity and c.relforcerowsecurity)
+    union all
+    select format('%s can bypass row-level security', r.rolname) from pg_roles r
+    where r.rolname in ('rekko_app', 'rekko_operator', 'rekko_jobs', 'rekko_owner') and (r.rolsuper or r.rolbypassrls)
+    union all
+    select format('%s owns %s', c.relowner::regrole, c.oid::regclass) from pg_class c
+    where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p') and c.relowner <> 'rekko_owner'::regrole
+    order by 1`)
+  return rows.map(({ line }) => line)
+}
