@@ -1,0 +1,159 @@
+// Tenants and their API keys, as an administrator sees and makes them. Never a key itself, and never its hash.
+import { randomBytes } from 'node:crypto'
+import { mkdir, readFile, writeFile } from 'node:fs/promises'
+import { dirname } from 'node:path'
+import { type Environment, isApiKey, toPrefix } from '../../src/auth/api-key.ts'
+import type { Connection } from './connection.ts'
+import type { Target } from './target.ts'
+import { CommandError, EXIT } from './terminal.ts'
+import { asOwner, findSqlState } from './transaction.ts'
+
+const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/
+
+export type Tenant = {
+  id: string
+  name: string
+  environment: Environment
+  is_active: boolean
+  settings: unknown
+  faces: number
+  created_at: Date
+}
+
+/** All tenants, the oldest first. */
+export function listTenants(connection: Connection): Promise<Tenant[]> {
+  return asOwner(connection, () =>
+    connection.query<Tenant>(`
+      select
+        t.id, t.name, t.environment, t.is_active, t.settings, t.created_at,
+        (select coalesce(sum(c.change), 0)::int from face_counts c where c.tenant_id = t.id) as faces
+      from tenants t
+      order by t.created_at, t.id`),
+  )
+}
+
+/**
+ * The tenant that somebody means.
+ *
+ * @param reference its id, or its exact name
+ * @throws CommandError when there is none, or several have the name
+ */
+export async function findTenant(connection: Connection, reference: string): Promise<Tenant> {
+  const wanted = reference.toLowerCase()
+  const tenants = await listTenants(connection)
+  const found = UUID.test(wanted)
+    ? tenants.filter(({ id }) => id === wanted)
+    : tenants.filter(({ name }) => name === reference)
+  const [tenant, another] = found
+  if (!tenant) {
+    throw new CommandError(`There is no tenant "${reference}". List them: scripts/db.sh tenants`, EXIT.usage)
+  }
+  if (another) {
+    const ids = found.map(({ id }) => id).join(', ')
+    throw new CommandError(`${found.length} tenants are called "${reference}". Say which by its id: ${ids}`, EXIT.usage)
+  }
+  return tenant
+}
+
+export type StoredKey = {
+  id: string
+  prefix: string
+  name: string
+  scopes: string[]
+  created_at: Date
+  expires_at: Date | null
+  revoked_at: Date | null
+}
+
+/** The keys of a tenant, the oldest first. */
+export function listKeys(connection: Connection, tenantId: string): Promise<StoredKey[]> {
+  return asOwner(connection, () =>
+    connection.query<StoredKey>(
+      `select id, prefix, name, scopes, created_at, expires_at, revoked_at
+      from api_keys where tenant_id = $1 order by created_at, id`,
+      [tenantId],
+    ),
+  )
+}
+
+/**
+ * The key that somebody means.
+ *
+ * @param reference its id, or its prefix as the list shows it
+ * @throws CommandError when there is none, or several have the prefix
+ */
+export async function findKey(connection: Connection, tenantId: string, reference: string): Promise<StoredKey> {
+  // a whole key is not needed, and not repeated either
+  const wanted = isApiKey(reference) ? toPrefix(reference) : reference.replace(/(…|\.\.\.)$/, '')
+  const keys = await listKeys(connection, tenantId)
+  const found = keys.filter(({ id, prefix }) => id === wanted.toLowerCase() || prefix === wanted)
+  const [key, another] = found
+  if (!key) {
+    throw new CommandError(
+      'This tenant has no such key. List them with their ids: scripts/db.sh keys list --tenant T',
+      EXIT.usage,
+    )
+  }
+  if (another) {
+    const ids = found.map(({ id }) => id).join(', ')
+    throw new CommandError(`${found.length} keys begin with ${wanted}. Say which by its id: ${ids}`, EXIT.usage)
+  }
+  return key
+}
+
+/** @returns false when it was revoked already */
+export async function revokeKey(connection: Connection, tenantId: string, keyId: string): Promise<boolean> {
+  try {
+    const [row] = await asOwner(connection, () =>
+      connection.query<{ revoked: boolean }>('select revoke_api_key($1, $2) as revoked', [tenantId, keyId]),
+    )
+    return row?.revoked === true
+  } catch (error) {
+    if (findSqlState(error) !== '42883') throw error
+    throw new CommandError('This schema cannot revoke keys yet: scripts/db.sh up', EXIT.refused)
+  }
+}
+
+const SECRETS_FILE = '.rekko/dev.json'
+
+/**
+ * The pepper under which keys are hashed. On this machine it is the one of `make dev` unless another is given,
+ * made now when there is none, so that a key made here works there.
+ *
+ * @throws CommandError for a database of another machine when API_KEY_PEPPER is not set
+ */
+export async function findPepper(target: Target): Promise<string> {
+  const given = process.env['API_KEY_PEPPER']
+  if (given) {
+    if (given.length >= 32) return given
+    throw new CommandError('API_KEY_PEPPER must have at least 32 characters, as the Worker asks for.', EXIT.usage)
+  }
+  if (target.kind === 'native' && !target.isLocal) {
+    throw new CommandError(
+      'Set API_KEY_PEPPER to the secret of the Worker that serves this database: a key works under the pepper it was made with only.',
+      EXIT.usage,
+    )
+  }
+  return (await findDevelopmentPepper()) ?? makeDevelopmentPepper()
+}
+
+async function findDevelopmentPepper(): Promise<string | null> {
+  const text = await readFile(SECRETS_FILE, 'utf8').catch(() => null)
+  if (text === null) return null
+  try {
+    const secrets: unknown = JSON.parse(text)
+    const isObject = typeof secrets === 'object' && secrets !== null
+    if (isObject && 'pepper' in secrets && typeof secrets.pepper === 'string') return secrets.pepper
+  } catch {
+    // the same as a file without a pepper
+  }
+  throw new CommandError(`There is no pepper in ${SECRETS_FILE}. Delete the file, or set API_KEY_PEPPER.`)
+}
+
+async function makeDevelopmentPepper(): Promise<string> {
+  const pepper = randomBytes(32).toString('base64')
+  await mkdir(dirname(SECRETS_FILE), { recursive: true })
+  // as scripts/dev.ts writes it, who then finds it
+  await writeFile(SECRETS_FILE, JSON.stringify({ pepper, apiKey: null }), { mode: 0o600, flag: 'wx' })
+  return pepper
+}
