@@ -1,6 +1,9 @@
 // The database toolkit, `scripts/db.sh`: what operators do with a database. Each subject registers its
 // commands from a file of scripts/database/commands/.
 import { Command, CommanderError, Option } from 'commander'
+import { registerBackups } from './database/commands/backups.ts'
+import { registerData } from './database/commands/data.ts'
+import { registerHealth } from './database/commands/health.ts'
 import { registerMigrations } from './database/commands/migrations.ts'
 import { LOCAL_URL } from './database/target.ts'
 import { CommandError, EXIT, Terminal } from './database/terminal.ts'
@@ -28,6 +31,9 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 refused or not confirmed, 4 datab
   .exitOverride()
 
 registerMigrations(program)
+registerData(program)
+registerHealth(program)
+registerBackups(program)
 
 try {
   await program.parseAsync()

@@ -1,0 +1,657 @@
+// What can be wrong with a database, and how to mend it: one function for each thing to look at. It only reads.
+
+import { findMigrationFindings } from './commands/migrations.ts'
+import type { Connection } from './connection.ts'
+import { describeTarget, isPooled, type Target } from './target.ts'
+
+export type Level = 'ok' | 'warning' | 'problem' | 'skipped'
+
+/** What a check says: one when all is well, or one for each thing that is not. */
+export interface Verdict {
+  level: Level
+  says: string
+  /** What to do, in words or as the statement to run; null when there is nothing to do. */
+  mend: string | null
+}
+
+export type Finding = Verdict & { check: string }
+
+interface Patient {
+  connection: Connection
+  target: Target
+  /** The tables of the present schema are there. */
+  hasSchema: boolean
+  /** The login is not bound by row-level security, so that its counts are the true ones. */
+  seesAllRows: boolean
+}
+
+interface Check {
+  name: string
+  examine(patient: Patient): Promise<Verdict[]>
+  /** It reads the tables of the present schema. */
+  needsSchema?: true
+}
+
+/** In the order in which a reader wants them: what makes the later ones meaningless comes first. */
+const CHECKS: Check[] = [
+  { name: 'reachable', examine: examineReach },
+  { name: 'direct connection', examine: examineDirect },
+  { name: 'postgresql', examine: examineServer },
+  { name: 'pgvector', examine: examinePgvector },
+  { name: 'migrations', examine: examineMigrations },
+  { name: 'logins', examine: examineLogins },
+  { name: 'tenant setting', examine: examineTenantSetting },
+  { name: 'row-level security', examine: examineRowSecurity, needsSchema: true },
+  { name: 'security definer', examine: examineDefiners },
+  { name: 'durability', examine: examineDurability },
+  { name: 'checksums', examine: examineChecksums },
+  { name: 'parameter logging', examine: examineLogging },
+  { name: 'indexes', examine: examineIndexes },
+  { name: 'pg_stat_statements', examine: examineStatements },
+  { name: 'face counts', examine: examineFaceCounts, needsSchema: true },
+  { name: 'metering', examine: examineMetering, needsSchema: true },
+  { name: 'vacuum', examine: examineVacuum, needsSchema: true },
+]
+
+/** Longer than counting a few million faces; a check that needs more says so and the others go on. */
+const CHECK_TIMEOUT = '60s'
+
+/**
+ * Looks at everything, in read-only transactions.
+ *
+ * @param connection an administrator's
+ */
+export async function examine(connection: Connection, target: Target): Promise<Finding[]> {
+  const [facts] = await connection.query<{ has_schema: boolean; sees_all_rows: boolean }>(`
+    select to_regclass('public.face_counts') is not null as has_schema, rolsuper or rolbypassrls as sees_all_rows
+    from pg_roles where rolname = current_user`)
+  const patient = {
+    connection,
+    target,
+    hasSchema: facts?.has_schema ?? false,
+    seesAllRows: facts?.sees_all_rows ?? false,
+  }
+  const findings: Finding[] = []
+  for (const check of CHECKS) {
+    for (const verdict of await run(check, patient)) findings.push({ check: check.name, ...verdict })
+  }
+  return findings
+}
+
+async function run(check: Check, patient: Patient): Promise<Verdict[]> {
+  if (check.needsSchema && !patient.hasSchema) return [skipped('the schema is not there yet: scripts/db.sh up')]
+  // a transaction of its own, so that a pooled session is left as it was
+  await patient.connection.execute(
+    `begin read only; set local statement_timeout = '${CHECK_TIMEOUT}'; set local lock_timeout = '5s'`,
+  )
+  try {
+    return await check.examine(patient)
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error)
+    return [problem(`could not be looked at: ${reason}`, 'run this as the administrator of the database')]
+  } finally {
+    await patient.connection.execute('rollback')
+  }
+}
+
+// == The server ==
+
+async function examineReach({ connection, target }: Patient): Promise<Verdict[]> {
+  await connection.query('select 1')
+  return [ok(`${describeTarget(target)} answers`)]
+}
+
+async function examineDirect({ target }: Patient): Promise<Verdict[]> {
+  return isPooled(target)
+    ? [
+        problem(
+          'this URL goes through a pooler, where neither the lock of the migrations nor a role lasts from one statement to the next',
+          'use the direct URL for administration and migrations: the same host name without "-pooler"',
+        ),
+      ]
+    : [ok('the session is ours alone')]
+}
+
+async function examineServer({ connection }: Patient): Promise<Verdict[]> {
+  const [row] = await connection.query<{ version: number }>(
+    "select current_setting('server_version_num')::int as version",
+  )
+  return [judgeServer(row?.version ?? 0)]
+}
+
+/** The newest major that this code was tried with, and what each needs: the fixes of 14 May 2026, eleven CVEs. */
+const SECURE_MINOR = new Map([
+  [16, 14],
+  [17, 10],
+  [18, 4],
+])
+
+/** @param version as in server_version_num: 170011 is 17.11 */
+export function judgeServer(version: number): Verdict {
+  const [major, minor] = [Math.floor(version / 10_000), version % 10_000]
+  const name = `PostgreSQL ${major}.${minor}`
+  if (major < 16) return problem(`${name} is older than 16`, 'move to PostgreSQL 16 or newer: dump, then restore there')
+  const needed = SECURE_MINOR.get(major)
+  if (needed === undefined) {
+    return warning(
+      `${name} is newer than this check knows`,
+      'see that its minor version is the newest: postgresql.org/support/security',
+    )
+  }
+  if (minor < needed) {
+    return problem(
+      `${name} lacks security fixes: ${major}.${needed} has them`,
+      `install the newest ${major}.x and restart PostgreSQL; the data stay as they are`,
+    )
+  }
+  return ok(name)
+}
+
+async function examinePgvector({ connection }: Patient): Promise<Verdict[]> {
+  const [row] = await connection.query<PgvectorFacts>(`
+    select
+      (select extversion from pg_extension where extname = 'vector') as installed,
+      (select default_version from pg_available_extensions where name = 'vector') as available,
+      current_setting('max_parallel_maintenance_workers')::int as workers,
+      (
+        select count(*)::int from pg_index i join pg_class c on c.oid = i.indexrelid join pg_am a on a.oid = c.relam
+        where a.amname = 'hnsw'
+      ) as hnsw_indexes`)
+  return row ? judgePgvector(row) : []
+}
+
+export interface PgvectorFacts {
+  installed: string | null
+  /** What `alter extension vector update` would give. */
+  available: string | null
+  /** max_parallel_maintenance_workers */
+  workers: number
+  hnsw_indexes: number
+}
+
+export function judgePgvector({ installed, available, workers, hnsw_indexes }: PgvectorFacts): Verdict[] {
+  if (installed === null) {
+    return [
+      problem(
+        'the extension is not installed',
+        available === null
+          ? 'install the package pgvector on the server, then run scripts/db.sh up'
+          : 'scripts/db.sh up, or as administrator: create extension vector',
+      ),
+    ]
+  }
+  const update =
+    available !== null && isBefore(installed, available)
+      ? `alter extension vector update (to ${available})`
+      : 'install pgvector 0.8.2 or newer on the server, then: alter extension vector update'
+  if (isBefore(installed, '0.8.0')) return [problem(`pgvector ${installed} is older than 0.8.2`, update)]
+  if (isBefore(installed, '0.8.2')) {
+    const flaw = `pgvector ${installed} can leak other tables while it builds an HNSW index in parallel (CVE-2026-3172)`
+    return workers === 0
+      ? [warning(`${flaw}; max_parallel_maintenance_workers is 0, which avoids it`, update)]
+      : [problem(flaw, `${update}; until then: alter system set max_parallel_maintenance_workers = 0`)]
+  }
+  if (hnsw_indexes > 0 && isBefore(installed, '0.8.4')) {
+    return [warning(`pgvector ${installed} can damage an HNSW index in vacuum; 0.8.4 does not`, update)]
+  }
+  if (available !== null && isBefore(installed, available)) {
+    return [warning(`pgvector ${installed} is older than what the server has: ${available}`, update)]
+  }
+  return [ok(`pgvector ${installed}`)]
+}
+
+/** Whether a version like 0.8.1 comes before another; 0.8.10 comes after 0.8.9. */
+export function isBefore(version: string, other: string): boolean {
+  const [a, b] = [version, other].map((text) => text.split('.').map(Number))
+  for (let part = 0; part < 3; part++) {
+    const difference = (a?.[part] ?? 0) - (b?.[part] ?? 0)
+    if (difference !== 0) return difference < 0
+  }
+  return false
+}
+
+async function examineDurability({ connection, target }: Patient): Promise<Verdict[]> {
+  if (target.kind === 'embedded') return [skipped('the embedded database is for development: a crash may lose data')]
+  if (isNeon(target)) return [skipped('Neon keeps the log on machines of its own, whatever these settings say')]
+  const settings = await connection.query<Setting>(`
+    select name, setting, null as whose from pg_settings where name in ('fsync', 'full_page_writes', 'synchronous_commit')
+    union all
+    ${SETTINGS_OF_ROLES} where split_part(c, '=', 1) = 'synchronous_commit'`)
+  return judgeDurability(settings)
+}
+
+export interface Setting {
+  name: string
+  setting: string
+  /** The role or database that it was set for; null for the server's. */
+  whose: string | null
+}
+
+/** Settings of ALTER ROLE and ALTER DATABASE that apply to this database; `c` is a name=value. */
+const SETTINGS_OF_ROLES = `
+  select split_part(c, '=', 1) as name, substr(c, strpos(c, '=') + 1) as setting,
+    concat_ws(
+      ' ', 'role ' || (select quote_ident(rolname) from pg_roles where oid = s.setrole),
+      case when s.setdatabase <> 0 then 'database ' || quote_ident(current_database()) end
+    ) as whose
+  from pg_db_role_setting s
+  join unnest(s.setconfig) as c on s.setdatabase in (0, (select oid from pg_database where datname = current_database()))`
+
+export function judgeDurability(settings: Setting[]): Verdict[] {
+  const consequences: Record<string, string> = {
+    fsync: 'a power failure can destroy the whole database',
+    full_page_writes: 'a power failure can leave half-written pages',
+    synchronous_commit: 'what was answered can be gone after a crash',
+  }
+  const verdicts = settings
+    .filter(({ setting }) => setting === 'off')
+    .map(({ name, whose }) =>
+      problem(
+        `${name} is off${whose === null ? '' : ` for ${whose}`}: ${consequences[name]}`,
+        whose === null
+          ? `alter system reset ${name}, or take it out of postgresql.conf, then select pg_reload_conf()`
+          : toReset(whose, name),
+      ),
+    )
+  return orOk(verdicts, 'fsync, full_page_writes and synchronous_commit are on')
+}
+
+/** The statement that takes a setting back from whom it was set for: "role x", "database y" or "role x database y". */
+function toReset(whose: string, name: string): string {
+  return `alter ${whose.replace(/^(role .+) database /, '$1 in database ')} reset ${name}`
+}
+
+async function examineChecksums({ connection, target }: Patient): Promise<Verdict[]> {
+  if (isNeon(target)) return [skipped('Neon checks its pages itself')]
+  const [row] = await connection.query<{ is_on: boolean }>("select current_setting('data_checksums') = 'on' as is_on")
+  return [judgeChecksums(row?.is_on ?? false)]
+}
+
+export function judgeChecksums(isOn: boolean): Verdict {
+  return isOn
+    ? ok('data_checksums is on')
+    : problem(
+        'data_checksums is off: a damaged page is answered as if it were right',
+        'stop PostgreSQL, run pg_checksums --enable, start it; or restore a dump into a cluster made with initdb --data-checksums',
+      )
+}
+
+async function examineLogging({ connection, target }: Patient): Promise<Verdict[]> {
+  if (target.kind === 'embedded') return [skipped('the embedded database writes no log')]
+  const rows = await connection.query<{ name: string; setting: string }>(
+    `select name, setting from pg_settings
+     where name ~ '^log_(statement|parameter_max_length|parameter_max_length_on_error|min_duration_statement|min_duration_sample|transaction_sample_rate)$'`,
+  )
+  return judgeLogging(new Map(rows.map(({ name, setting }) => [name, setting])))
+}
+
+/** @param settings by name, as pg_settings has them */
+export function judgeLogging(settings: Map<string, string>): Verdict[] {
+  const verdicts: Verdict[] = []
+  if (settings.get('log_statement') === 'all') {
+    verdicts.push(
+      problem("log_statement is 'all': every statement is logged", "alter system set log_statement = 'none'"),
+    )
+  }
+  if (settings.get('log_parameter_max_length_on_error') !== '0') {
+    verdicts.push(
+      problem(
+        'log_parameter_max_length_on_error is not 0: a failing statement puts a face into the log',
+        'alter system set log_parameter_max_length_on_error = 0',
+      ),
+    )
+  }
+  if (settings.get('log_parameter_max_length') !== '0') {
+    const logsStatements =
+      settings.get('log_statement') !== 'none' ||
+      Number(settings.get('log_min_duration_statement')) >= 0 ||
+      Number(settings.get('log_min_duration_sample')) >= 0 ||
+      Number(settings.get('log_transaction_sample_rate')) > 0
+    const mend = 'alter system set log_parameter_max_length = 0'
+    verdicts.push(
+      logsStatements
+        ? problem('log_parameter_max_length is not 0 and statements are logged: faces are in the log', mend)
+        : warning('log_parameter_max_length is not 0: once statements are logged, faces are in the log', mend),
+    )
+  }
+  return orOk(
+    verdicts.map((verdict) => ({ ...verdict, mend: `${verdict.mend}, then select pg_reload_conf()` })),
+    'parameters do not reach the log',
+  )
+}
+
+async function examineStatements({ connection, target }: Patient): Promise<Verdict[]> {
+  if (target.kind === 'embedded') return [skipped('the embedded database does not have it')]
+  const [row] = await connection.query<{ is_there: boolean }>(
+    "select exists (select from pg_extension where extname = 'pg_stat_statements') as is_there",
+  )
+  return row?.is_there
+    ? [ok('installed')]
+    : [
+        warning(
+          'not installed: stats cannot name slow queries',
+          'have it in shared_preload_libraries, restart, then as administrator: create extension pg_stat_statements',
+        ),
+      ]
+}
+
+// == Schema and access ==
+
+async function examineMigrations({ connection }: Patient): Promise<Verdict[]> {
+  const findings = await findMigrationFindings(connection)
+  return orOk(
+    findings.map((finding) => problem(finding, 'scripts/db.sh check, and docs/database.md, "Troubleshooting"')),
+    'the newest version, and the files are as they were applied',
+  )
+}
+
+async function examineLogins({ connection }: Patient): Promise<Verdict[]> {
+  const logins = await connection.query<LoginFacts>(
+    `with recursive wanted as (
+       select name, r.oid from unnest($1::text[]) as name left join pg_roles r on r.rolname = name
+     ), memberships as (
+       select w.oid as login, m.roleid from wanted w join pg_auth_members m on m.member = w.oid
+       union
+       select s.login, m.roleid from memberships s join pg_auth_members m on m.member = s.roleid
+     )
+     select
+       w.name, r.oid is not null as is_there, r.rolcanlogin as can_login, r.rolsuper or r.rolbypassrls as bypasses,
+       r.rolcreaterole or r.rolcreatedb or r.rolreplication as creates, r.rolinherit as inherits,
+       array(
+         select g.rolname::text from memberships s join pg_roles g on g.oid = s.roleid where s.login = w.oid order by 1
+       ) as member_of,
+       array(
+         select pg_describe_object(d.classid, d.objid, d.objsubid) from pg_shdepend d
+         where d.refclassid = 'pg_authid'::regclass and d.refobjid = w.oid and d.deptype = 'o'
+           and d.dbid in (0, (select oid from pg_database where datname = current_database()))
+         limit 5
+       ) as owns
+     from wanted w left join pg_roles r on r.oid = w.oid`,
+    [['rekko_app', 'rekko_operator', 'rekko_jobs', 'rekko_owner']],
+  )
+  return orOk(logins.flatMap(judgeLogin), 'rekko_app, rekko_operator and rekko_jobs can do no more than they should')
+}
+
+export interface LoginFacts {
+  name: string
+  is_there: boolean
+  can_login: boolean | null
+  /** Superuser or BYPASSRLS. */
+  bypasses: boolean | null
+  creates: boolean | null
+  inherits: boolean | null
+  /** Directly or through others. */
+  member_of: string[]
+  owns: string[]
+}
+
+export function judgeLogin(login: LoginFacts): Verdict[] {
+  const { name } = login
+  if (!login.is_there) return [problem(`the role ${name} does not exist`, 'scripts/db.sh up makes it')]
+  const verdicts: Verdict[] = []
+  if (login.bypasses) {
+    verdicts.push(
+      problem(
+        `${name} bypasses row-level security: it sees every tenant`,
+        `alter role ${name} nosuperuser nobypassrls`,
+      ),
+    )
+  }
+  if (name === 'rekko_owner') {
+    if (login.can_login) {
+      verdicts.push(warning('rekko_owner can log in; nobody should work as it', 'alter role rekko_owner nologin'))
+    }
+    return verdicts
+  }
+  if (!login.can_login) verdicts.push(problem(`${name} cannot log in`, `alter role ${name} login`))
+  if (login.creates) {
+    verdicts.push(
+      problem(
+        `${name} may create roles or databases, or replicate`,
+        `alter role ${name} nocreaterole nocreatedb noreplication`,
+      ),
+    )
+  }
+  if (login.member_of.length > 0) {
+    verdicts.push(
+      problem(
+        `${name} is a member of ${login.member_of.join(', ')}: it can take over what those may do`,
+        `revoke ${login.member_of[0]} from ${name}`,
+      ),
+    )
+  }
+  if (login.owns.length > 0) {
+    verdicts.push(
+      problem(
+        `${name} owns ${login.owns.join(', ')}: an owner can take policies away`,
+        `reassign owned by ${name} to rekko_owner`,
+      ),
+    )
+  }
+  if (name === 'rekko_app' && login.inherits) {
+    verdicts.push(problem('rekko_app has INHERIT, so GET /ready refuses it', 'alter role rekko_app noinherit'))
+  }
+  return verdicts
+}
+
+async function examineTenantSetting({ connection }: Patient): Promise<Verdict[]> {
+  const settings = await connection.query<Setting>(
+    `${SETTINGS_OF_ROLES} where split_part(c, '=', 1) = 'app.current_tenant_id'
+     union all
+     select 'app.current_tenant_id', '', null
+     where nullif(current_setting('app.current_tenant_id', true), '') is not null`,
+  )
+  // one cause is enough: what is set for a role or database shows in this session too
+  const causes = settings.some(({ whose }) => whose !== null)
+    ? settings.filter(({ whose }) => whose !== null)
+    : settings
+  return orOk(
+    causes.map(({ whose }) =>
+      problem(
+        'a session starts inside a tenant without having shown a key: app.current_tenant_id is set ' +
+          (whose === null ? 'for the whole server, or by the options of this URL' : `for ${whose}`),
+        whose === null
+          ? 'take app.current_tenant_id out of postgresql.conf and out of the URL'
+          : toReset(whose, 'app.current_tenant_id'),
+      ),
+    ),
+    'no session starts inside a tenant',
+  )
+}
+
+async function examineRowSecurity({ connection }: Patient): Promise<Verdict[]> {
+  const tables = await connection.query<TableFacts>(`
+    with policies as (
+      select p.polrelid, p.polpermissive from pg_policy p
+      where p.polcmd = '*'
+        and p.polroles && array[0::oid, (select oid from pg_roles where rolname = 'rekko_app')]
+        and pg_get_expr(p.polqual, p.polrelid) ~ '^\\((tenant_id|id) = (public\\.)?current_tenant_id\\(\\)\\)$'
+        and coalesce(pg_get_expr(p.polwithcheck, p.polrelid), '') in ('', pg_get_expr(p.polqual, p.polrelid))
+    )
+    select c.relname as name, c.relrowsecurity as is_enabled, c.relforcerowsecurity as is_forced,
+      exists (select from policies where polrelid = c.oid and not polpermissive) as is_walled,
+      exists (select from policies where polrelid = c.oid and polpermissive) as is_open_to_its_tenant
+    from pg_class c
+    where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p') and c.relname <> 'schema_migrations'
+    order by c.relname`)
+  return orOk(tables.flatMap(judgeTable), `on and forced for ${tables.length} tables`)
+}
+
+export interface TableFacts {
+  name: string
+  is_enabled: boolean
+  is_forced: boolean
+  /** A restrictive policy keeps rekko_app inside its tenant. */
+  is_walled: boolean
+  /** A permissive policy with the same expression lets it in there. */
+  is_open_to_its_tenant: boolean
+}
+
+export function judgeTable(table: TableFacts): Verdict[] {
+  const { name } = table
+  const again = 'write it as a migration again: migrations/000002_tenancy.up.sql has the statement'
+  return [
+    ...(table.is_enabled
+      ? []
+      : [problem(`${name} has no row-level security`, `alter table ${name} enable row level security`)]),
+    ...(table.is_forced
+      ? []
+      : [
+          problem(
+            `row-level security of ${name} does not bind its owner`,
+            `alter table ${name} force row level security`,
+          ),
+        ]),
+    ...(table.is_walled
+      ? []
+      : [problem(`${name} has no restrictive policy that keeps rekko_app in its tenant`, again)]),
+    ...(table.is_open_to_its_tenant
+      ? []
+      : [problem(`${name} has no permissive policy that lets rekko_app into its own tenant`, again)]),
+  ]
+}
+
+async function examineDefiners({ connection }: Patient): Promise<Verdict[]> {
+  const functions = await connection.query<{ name: string }>(`
+    select p.oid::regprocedure::text as name from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+    where p.prosecdef and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
+      and not exists (select from pg_depend d where d.classid = 'pg_proc'::regclass and d.objid = p.oid and d.deptype = 'e')
+      and not exists (select from unnest(p.proconfig) as setting where setting ~ '^search_path=' and setting !~ '\\$user')
+    order by 1`)
+  return orOk(
+    functions.map(({ name }) =>
+      problem(
+        `${name} runs with its owner's rights and takes its search_path from the caller, who can put a table of his own in front`,
+        `alter function ${name} set search_path = pg_catalog, pg_temp`,
+      ),
+    ),
+    'every SECURITY DEFINER function pins its search_path',
+  )
+}
+
+async function examineIndexes({ connection }: Patient): Promise<Verdict[]> {
+  const indexes = await connection.query<{ name: string; is_being_built: boolean }>(`
+    select i.indexrelid::regclass::text as name,
+      exists (select from pg_stat_progress_create_index b where b.index_relid = i.indexrelid) as is_being_built
+    from pg_index i join pg_class c on c.oid = i.indexrelid join pg_namespace n on n.oid = c.relnamespace
+    where n.nspname !~ '^pg_' and not (i.indisvalid and i.indisready)
+    order by 1`)
+  return orOk(
+    indexes.map(({ name, is_being_built }) =>
+      is_being_built
+        ? warning(`${name} is being built now`, 'wait; scripts/db.sh index shows the progress of its own builds')
+        : problem(
+            `${name} is not valid: its build did not finish. It is kept up to date and never read`,
+            `drop index concurrently ${name}, then build it again`,
+          ),
+    ),
+    'all are valid',
+  )
+}
+
+// == The rows ==
+
+async function examineFaceCounts({ connection, seesAllRows }: Patient): Promise<Verdict[]> {
+  if (!seesAllRows) return [skipped('this login is bound by row-level security and cannot count every face')]
+  // one statement, so that both are counted in the same snapshot
+  const differences = await connection.query<{ tenant: string; faces: string; counted: string }>(`
+    with f as (select tenant_id, count(*) as faces from faces group by tenant_id),
+      c as (select tenant_id, sum(change) as counted from face_counts group by tenant_id)
+    select tenant_id::text as tenant, coalesce(faces, 0)::text as faces, coalesce(counted, 0)::text as counted
+    from f full join c using (tenant_id)
+    where coalesce(faces, 0) <> coalesce(counted, 0)
+    order by tenant_id
+    limit 20`)
+  return orOk(
+    differences.map(({ tenant, faces, counted }) =>
+      problem(
+        `the tenant ${tenant} has ${faces} faces, and face_counts says ${counted}`,
+        `insert into face_counts (tenant_id, change) select '${tenant}', ` +
+          `(select count(*) from faces where tenant_id = '${tenant}') - ` +
+          `(select coalesce(sum(change), 0) from face_counts where tenant_id = '${tenant}')`,
+      ),
+    ),
+    'face_counts agrees with the faces of each tenant',
+  )
+}
+
+async function examineMetering({ connection }: Patient): Promise<Verdict[]> {
+  const [row] = await connection.query<{ events: string; hours: string }>(`
+    select count(*)::text as events, round(extract(epoch from now() - min(occurred_at)) / 3600, 1)::text as hours
+    from usage_events where occurred_at < now() - interval '1 hour'`)
+  return row && Number(row.events) > 0
+    ? [
+        warning(
+          `${row.events} usage events wait for more than an hour, the oldest for ${row.hours} hours: the scheduled roll-up does not run`,
+          "see the Worker's cron trigger and JOBS_DATABASE_URL; by hand: select roll_up_usage(5000), until it answers 0",
+        ),
+      ]
+    : [ok('usage events are rolled up')]
+}
+
+async function examineVacuum({ connection }: Patient): Promise<Verdict[]> {
+  const [row] = await connection.query<VacuumFacts>(`
+    select greatest(s.n_live_tup, c.reltuples)::float8 as rows, s.n_dead_tup::float8 as dead,
+      s.n_ins_since_vacuum::float8 as unvacuumed, s.n_mod_since_analyze::float8 as unanalyzed
+    from pg_stat_user_tables s join pg_class c on c.oid = s.relid
+    where s.relid = 'public.faces'::regclass`)
+  return row ? judgeVacuum(row) : []
+}
+
+/** Rows of faces. */
+export interface VacuumFacts {
+  rows: number
+  dead: number
+  /** Inserted since the last vacuum. */
+  unvacuumed: number
+  /** Changed since the last analyze. */
+  unanalyzed: number
+}
+
+/** Below this, no scan is long enough to matter. */
+const FEW_ROWS = 1_000
+
+export function judgeVacuum({ rows, dead, unvacuumed, unanalyzed }: VacuumFacts): Verdict[] {
+  const percent = (count: number) => Math.round((100 * count) / Math.max(rows, 1))
+  if (rows < FEW_ROWS) return [ok('faces has few rows')]
+  const verdicts: Verdict[] = []
+  const mend = 'vacuum (analyze) faces; if it comes back, see that autovacuum is on'
+  // autovacuum begins at 1 % of faces: ten times that means that it does not keep up
+  if (unvacuumed > 0.1 * rows) {
+    verdicts.push(
+      warning(
+        `${percent(unvacuumed)} % of faces came since its last vacuum: searches read the table beside the index`,
+        mend,
+      ),
+    )
+  }
+  if (dead > 0.1 * rows) verdicts.push(warning(`faces has dead rows: ${percent(dead)} % of the living`, mend))
+  if (unanalyzed > 0.3 * rows) {
+    verdicts.push(warning(`${percent(unanalyzed)} % of faces changed since its last analyze: plans may be poor`, mend))
+  }
+  return orOk(verdicts, 'faces is vacuumed and analyzed')
+}
+
+function isNeon(target: Target): boolean {
+  return target.kind === 'native' && target.url.hostname.endsWith('.neon.tech')
+}
+
+function ok(says: string): Verdict {
+  return { level: 'ok', says, mend: null }
+}
+
+function warning(says: string, mend: string): Verdict {
+  return { level: 'warning', says, mend }
+}
+
+function problem(says: string, mend: string): Verdict {
+  return { level: 'problem', says, mend }
+}
+
+function skipped(says: string): Verdict {
+  return { level: 'skipped', says, mend: null }
+}
+
+function orOk(verdicts: Verdict[], says: string): Verdict[] {
+  return verdicts.length > 0 ? verdicts : [ok(says)]
+}

@@ -1,0 +1,979 @@
+// Proves what `status`, `psql`, `doctor`, `stats` and `index` say: each check of doctor finds what was broken and is
+// content again when it is mended. Fake: the faces, which are random directions; psql and docker where a test
+// says so; and the facts of the server and its logins, which a test must not change for everybody.
+import { execFile } from 'node:child_process'
+import { access, chmod, mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { afterAll, beforeAll, describe, expect, it, onTestFinished, vi } from 'vitest'
+import { bootstrap } from '../../scripts/database/bootstrap.ts'
+import { type Connection, connectEmbedded, connectNative, openEmbedded } from '../../scripts/database/connection.ts'
+import type { Context } from '../../scripts/database/context.ts'
+import { DEVELOPMENT_PASSWORDS } from '../../scripts/database/development.ts'
+import {
+  examine,
+  isBefore,
+  judgeChecksums,
+  judgeDurability,
+  judgeLogging,
+  judgeLogin,
+  judgePgvector,
+  judgeServer,
+  judgeTable,
+  judgeVacuum,
+  type LoginFacts,
+} from '../../scripts/database/doctor.ts'
+import { migrate } from '../../scripts/database/migrate.ts'
+import { readStatistics, SECTION_NAMES } from '../../scripts/database/statistics.ts'
+import { type Target, toTarget } from '../../scripts/database/target.ts'
+import { advise, tuneIndex } from '../../scripts/database/tenant-index.ts'
+import { CommandError, EXIT, Terminal } from '../../scripts/database/terminal.ts'
+import { createDatabase, type FreshDatabase, needsNative } from './database.ts'
+
+const TENANT = '10000000-0000-4000-8000-000000000001'
+const RIVAL = '20000000-0000-4000-8000-000000000002'
+const NOBODY = '30000000-0000-4000-8000-000000000003'
+const INDEX = 'idx_faces_hnsw_10000000'
+const FACES = 2_000
+const PASSWORD = 'correct-horse'
+
+let database: FreshDatabase
+let target: Target
+let folder: string
+
+beforeAll(async () => {
+  database = await createDatabase()
+  await migrate(database.connection)
+  target = database.isNative ? toTarget(database.url, undefined) : { kind: 'embedded', folder: 'memory' }
+  folder = await mkdtemp(join(tmpdir(), 'rekko-health-'))
+  await database.connection.query('insert into tenants (id, name) values ($1, $2), ($3, $4)', [
+    ...[TENANT, 'a gallery'],
+    ...[RIVAL, 'a rival'],
+  ])
+})
+
+afterAll(async () => {
+  await database.drop()
+  await rm(folder, { recursive: true })
+})
+
+interface Outcome {
+  code: number
+  stdout: string
+  stderr: string
+}
+
+/** Runs scripts/db.ts as an operator does, in a folder of the test's. */
+function run(parameters: string[], environment: Record<string, string> = {}): Promise<Outcome> {
+  const inherited = Object.entries(process.env).filter(([name]) => !/^(DATABASE_URL|DB|PG[A-Z]+)$/.test(name))
+  return new Promise((resolve) => {
+    execFile(
+      process.execPath,
+      [join(import.meta.dirname, '../../scripts/db.ts'), ...parameters],
+      { cwd: folder, env: { ...Object.fromEntries(inherited), ...environment }, timeout: 50_000 },
+      (error, stdout, stderr) => resolve({ code: error ? Number(error.code ?? -1) : 0, stdout, stderr }),
+    )
+  })
+}
+
+/** The database of this file, as an operator names it. */
+function runHere(parameters: string[], environment: Record<string, string> = {}): Promise<Outcome> {
+  return run(['--database-url', database.url, ...parameters], environment)
+}
+
+/** A folder with programs that a test stands in for, to put in front of PATH or in its place. */
+async function fakePrograms(programs: Record<string, string>): Promise<string> {
+  const bin = await mkdtemp(join(folder, 'bin-'))
+  for (const [name, script] of Object.entries(programs)) {
+    await writeFile(join(bin, name), `#!/bin/sh\n${script}\n`)
+    await chmod(join(bin, name), 0o755)
+  }
+  return bin
+}
+
+describe('doctor', () => {
+  /** What it says of one check: the level, the words and the mending of each finding. */
+  async function look(check: string, connection: Connection = database.connection, where: Target = target) {
+    return (await examine(connection, where)).filter((finding) => finding.check === check)
+  }
+
+  const well = (check: string) => look(check).then((findings) => findings.map(({ level }) => level))
+
+  it('finds nothing to mend in a new database', async () => {
+    const findings = await examine(database.connection, target)
+    expect(findings.filter(({ level }) => level === 'problem')).toEqual([])
+    const skipped = findings.filter(({ level }) => level === 'skipped').map(({ check }) => check)
+    expect(skipped).toEqual(database.isNative ? [] : ['durability', 'parameter logging', 'pg_stat_statements'])
+    expect(findings.length).toBeGreaterThanOrEqual(17)
+  })
+
+  it.each([
+    {
+      what: 'row-level security that does not bind the owner',
+      broken: 'alter table faces no force row level security',
+      mended: 'alter table faces force row level security',
+      check: 'row-level security',
+      says: /^row-level security of faces does not bind its owner$/,
+    },
+    {
+      what: 'a table whose row-level security is off',
+      broken: 'alter table verifications disable row level security',
+      mended: 'alter table verifications enable row level security',
+      check: 'row-level security',
+      says: /^verifications has no row-level security$/,
+    },
+    {
+      what: 'a restrictive policy that is gone',
+      broken: 'drop policy faces_wall on faces',
+      mended: `create policy faces_wall on faces as restrictive to rekko_app
+        using (tenant_id = current_tenant_id()) with check (tenant_id = current_tenant_id())`,
+      check: 'row-level security',
+      says: /^faces has no restrictive policy that keeps rekko_app in its tenant$/,
+    },
+    {
+      what: 'a restrictive policy that restricts nothing',
+      broken: 'alter policy api_keys_wall on api_keys using (true) with check (true)',
+      mended: `alter policy api_keys_wall on api_keys
+        using (tenant_id = current_tenant_id()) with check (tenant_id = current_tenant_id())`,
+      check: 'row-level security',
+      says: /^api_keys has no restrictive policy/,
+    },
+    {
+      what: 'a restrictive policy that lets anything be written',
+      broken: 'alter policy usage_events_wall on usage_events with check (true)',
+      mended: 'alter policy usage_events_wall on usage_events with check (tenant_id = current_tenant_id())',
+      check: 'row-level security',
+      says: /^usage_events has no restrictive policy/,
+    },
+    {
+      what: 'a restrictive policy for reading only',
+      broken: `drop policy faces_wall on faces;
+        create policy faces_wall on faces as restrictive for select to rekko_app using (tenant_id = current_tenant_id())`,
+      mended: `drop policy faces_wall on faces;
+        create policy faces_wall on faces as restrictive to rekko_app
+        using (tenant_id = current_tenant_id()) with check (tenant_id = current_tenant_id())`,
+      check: 'row-level security',
+      says: /^faces has no restrictive policy/,
+    },
+    {
+      what: 'a permissive policy for somebody else',
+      broken: 'alter policy faces_tenant on faces to rekko_jobs',
+      mended: 'alter policy faces_tenant on faces to rekko_app',
+      check: 'row-level security',
+      says: /^faces has no permissive policy that lets rekko_app into its own tenant$/,
+    },
+    {
+      what: 'a new table without any of it',
+      broken: 'create table notes (tenant_id uuid)',
+      mended: 'drop table notes',
+      check: 'row-level security',
+      says: /^notes has no row-level security$/,
+    },
+    {
+      what: 'a SECURITY DEFINER function that takes the search_path of its caller',
+      broken: "create function loose() returns int language sql security definer as 'select 1'",
+      mended: 'alter function loose() set search_path = pg_catalog, pg_temp',
+      check: 'security definer',
+      says: /^loose\(\) runs with its owner's rights and takes its search_path from the caller/,
+    },
+    {
+      what: 'a session that starts inside a tenant',
+      broken: `do $$ begin execute format('alter database %I set app.current_tenant_id = %L', current_database(), '${TENANT}'); end $$`,
+      mended: "do $$ begin execute format('alter database %I reset app.current_tenant_id', current_database()); end $$",
+      check: 'tenant setting',
+      says: /app\.current_tenant_id is set for database /,
+    },
+    {
+      what: 'a login that starts inside a tenant',
+      broken: `do $$ begin execute format('alter role rekko_app in database %I set app.current_tenant_id = %L', current_database(), '${TENANT}'); end $$`,
+      mended:
+        "do $$ begin execute format('alter role rekko_app in database %I reset app.current_tenant_id', current_database()); end $$",
+      check: 'tenant setting',
+      says: /app\.current_tenant_id is set for role rekko_app database /,
+    },
+    {
+      what: 'a login that owns something',
+      broken: 'create schema taken authorization rekko_app',
+      mended: 'drop schema taken',
+      check: 'logins',
+      says: /^rekko_app owns schema taken: /,
+    },
+    {
+      what: 'a dirty version',
+      broken: 'update schema_migrations set dirty = true',
+      mended: 'update schema_migrations set dirty = false',
+      check: 'migrations',
+      says: /is dirty: a migration did not finish$/,
+    },
+    {
+      what: 'a migration that is pending',
+      broken: 'update schema_migrations set version = 1',
+      mended: 'update schema_migrations set version = (select max(version) from migration.history)',
+      check: 'migrations',
+      says: /^000002_tenancy\.up\.sql is pending/,
+    },
+    {
+      what: 'a file that was changed after it was applied',
+      broken: "update migration.history set checksum = 'x' || checksum where version = 2",
+      mended: 'update migration.history set checksum = substr(checksum, 2) where version = 2',
+      check: 'migrations',
+      says: /^000002_tenancy\.up\.sql was changed after it was applied/,
+    },
+    {
+      what: 'an index whose build did not finish',
+      broken: "update pg_index set indisvalid = false where indexrelid = 'idx_tenants_is_active'::regclass",
+      mended: "update pg_index set indisvalid = true where indexrelid = 'idx_tenants_is_active'::regclass",
+      check: 'indexes',
+      says: /^idx_tenants_is_active is not valid/,
+    },
+  ])('finds $what', async ({ broken, mended, check, says }) => {
+    expect(await well(check)).toEqual(['ok'])
+    await database.connection.execute(broken)
+    const findings = await look(check)
+    await database.connection.execute(mended)
+    const told = findings.find((finding) => says.test(finding.says))
+    expect(findings.map((finding) => finding.says).join('\n')).toMatch(new RegExp(says.source, `${says.flags}m`))
+    expect(told?.level).toBe('problem')
+    expect(told?.mend).toBeTruthy()
+    expect(await well(check)).toEqual(['ok'])
+  })
+
+  it('finds a login that starts inside a tenant in every database', async () => {
+    // what belongs to all databases of a server is changed on one that is nobody else's
+    const own = await openEmbedded()
+    onTestFinished(() => own.close())
+    const connection = connectEmbedded(own.pglite)
+    await bootstrap(connection, DEVELOPMENT_PASSWORDS)
+    const lookThere = () => look('tenant setting', connection, { kind: 'embedded', folder: 'memory' })
+    expect(await lookThere()).toMatchObject([{ level: 'ok' }])
+    await connection.execute(`alter role rekko_app set app.current_tenant_id = '${TENANT}'`)
+    expect(await lookThere()).toMatchObject([
+      { level: 'problem', mend: 'alter role rekko_app reset app.current_tenant_id' },
+    ])
+  })
+
+  it('finds face counts that are wrong, and the statement it offers mends them', async () => {
+    expect(await well('face counts')).toEqual(['ok'])
+    await database.connection.query('insert into face_counts (tenant_id, change) values ($1, 3), ($2, 0)', [
+      TENANT,
+      RIVAL,
+    ])
+    const findings = await look('face counts')
+    expect(findings.map(({ says }) => says)).toEqual([`the tenant ${TENANT} has 0 faces, and face_counts says 3`])
+    expect(findings[0]?.level).toBe('problem')
+    await database.connection.execute(findings[0]?.mend ?? '')
+    expect(await well('face counts')).toEqual(['ok'])
+  })
+
+  it('warns of usage events that wait for more than an hour, not of younger ones', async () => {
+    const insert = `insert into usage_events (tenant_id, kind, occurred_at) values ($1, 'verification', now() - $2::interval)`
+    await database.connection.query(insert, [TENANT, '59 minutes'])
+    expect(await well('metering')).toEqual(['ok'])
+    await database.connection.query(insert, [TENANT, '3 hours'])
+    expect(await look('metering')).toMatchObject([
+      { level: 'warning', says: expect.stringMatching(/^1 usage events wait .* the oldest for 3\.0 hours/) },
+    ])
+    await database.connection.execute('delete from usage_events')
+  })
+
+  it('finds commits that are not waited for, and parameters that reach the log, where they are set', async (context) => {
+    needsNative(context, database, 'the embedded database is for development and writes no log')
+    const set = (setting: string) =>
+      database.connection.execute(
+        `do $$ begin execute format('alter database %I ${setting}', current_database()); end $$`,
+      )
+    await set('set synchronous_commit = off')
+    await set('set log_parameter_max_length_on_error = 100')
+    // a setting of the database counts for sessions that begin after it
+    const later = await database.connect()
+    onTestFinished(() => later.close())
+    const durability = await look('durability', later)
+    expect(durability.map(({ level }) => level)).toContain('problem')
+    expect(durability.map(({ says }) => says).join('\n')).toMatch(/^synchronous_commit is off for database /m)
+    expect((await look('parameter logging', later)).map(({ says }) => says)).toEqual([
+      'log_parameter_max_length_on_error is not 0: a failing statement puts a face into the log',
+    ])
+    for (const { mend } of durability) if (mend?.startsWith('alter database')) await database.connection.execute(mend)
+    await set('reset log_parameter_max_length_on_error')
+    expect(await well('durability')).toEqual(['ok'])
+  })
+
+  it('warns without pg_stat_statements, and is content with it', async (context) => {
+    needsNative(context, database, 'the embedded database does not have pg_stat_statements')
+    expect(await well('pg_stat_statements')).toEqual(['warning'])
+    await database.connection.execute('create extension pg_stat_statements')
+    expect(await well('pg_stat_statements')).toEqual(['ok'])
+    await database.connection.execute('drop extension pg_stat_statements')
+  })
+
+  it('finds a pooled URL, and leaves to Neon what Neon does', async () => {
+    const neon = (host: string) => toTarget(`postgres://somebody:secret@${host}/rekko?sslmode=require`, undefined)
+    const pooled = neon('ep-cool-rain-123-pooler.eu-central-1.aws.neon.tech')
+    const direct = neon('ep-cool-rain-123.eu-central-1.aws.neon.tech')
+    expect(await look('direct connection', database.connection, pooled)).toMatchObject([{ level: 'problem' }])
+    expect(await look('direct connection', database.connection, direct)).toMatchObject([{ level: 'ok' }])
+    expect(await look('durability', database.connection, direct)).toMatchObject([{ level: 'skipped' }])
+    expect(JSON.stringify(await examine(database.connection, pooled))).not.toContain('secret')
+  })
+
+  it('goes on after what it may not look at, and does not trust counts of a login that sees no rows', async (context) => {
+    needsNative(context, database, 'the embedded database has one session, and it is the administrator’s')
+    const url = new URL(database.url)
+    url.username = 'rekko_app'
+    url.password = 'rekko_app'
+    const app = await connectNative(url.href)
+    onTestFinished(() => app.close())
+    const findings = await examine(app, toTarget(url.href, undefined))
+    const of = (check: string) => findings.find((finding) => finding.check === check)
+    expect(of('migrations')).toMatchObject({
+      level: 'problem',
+      says: expect.stringMatching(/^could not be looked at: /),
+    })
+    expect(of('face counts')?.level).toBe('skipped')
+    expect(of('indexes')?.level).toBe('ok')
+  })
+
+  it('says what a database without the schema lacks, and looks at the rest', async () => {
+    const empty = await createDatabase()
+    onTestFinished(() => empty.drop())
+    const where = empty.isNative ? toTarget(empty.url, undefined) : target
+    const findings = await examine(empty.connection, where)
+    expect(findings.find(({ check }) => check === 'migrations')).toMatchObject({
+      level: 'problem',
+      says: '000001_init.up.sql is pending: scripts/db.sh up',
+    })
+    expect(findings.find(({ check }) => check === 'row-level security')?.level).toBe('skipped')
+    expect(findings.find(({ check }) => check === 'logins')?.level).toBe('ok')
+  })
+
+  it('ends with 5 when there is something to mend, and with 0 when there are warnings only', async (context) => {
+    needsNative(context, database, 'the command would open an embedded database of its own')
+    const well = await runHere(['doctor', '--json'])
+    expect(well.code).toBe(EXIT.ok)
+    expect(JSON.parse(well.stdout)).toMatchObject({ problems: 0, findings: expect.any(Array) })
+    await database.connection.execute('alter table faces no force row level security')
+    const ill = await runHere(['doctor'])
+    await database.connection.execute('alter table faces force row level security')
+    expect(ill.code).toBe(EXIT.findings)
+    expect(ill.stdout).toMatch(/^✗ row-level security {2}row-level security of faces does not bind its owner$/m)
+    expect(ill.stdout).toMatch(/^ +to mend: alter table faces force row level security$/m)
+  })
+})
+
+describe('what doctor makes of facts', () => {
+  const levels = (verdicts: { level: string }[]) => verdicts.map(({ level }) => level)
+
+  it.each([
+    [150_018, 'problem'],
+    [160_013, 'problem'],
+    [160_014, 'ok'],
+    [170_009, 'problem'],
+    [170_010, 'ok'],
+    [180_003, 'problem'],
+    [180_004, 'ok'],
+    [190_000, 'warning'],
+  ])('server_version_num %i is %s', (version, level) => {
+    expect(judgeServer(version).level).toBe(level)
+  })
+
+  it.each([
+    [{ installed: null }, 'problem'],
+    [{ installed: '0.7.4' }, 'problem'],
+    [{ installed: '0.7.4', workers: 0 }, 'problem'],
+    [{ installed: '0.8.1' }, 'problem'],
+    [{ installed: '0.8.1', workers: 0 }, 'warning'],
+    [{ installed: '0.8.2' }, 'ok'],
+    [{ installed: '0.8.3', hnsw_indexes: 1 }, 'warning'],
+    [{ installed: '0.8.4', hnsw_indexes: 1 }, 'ok'],
+    [{ installed: '0.8.4', available: '0.8.10' }, 'warning'],
+  ])('pgvector %j is %s', (facts, level) => {
+    const verdicts = judgePgvector({ available: null, workers: 2, hnsw_indexes: 0, ...facts })
+    expect(levels(verdicts)).toEqual([level])
+  })
+
+  it('orders versions by number, not by letter', () => {
+    expect(isBefore('0.8.9', '0.8.10')).toBe(true)
+    expect(isBefore('0.8.10', '0.8.9')).toBe(false)
+    expect(isBefore('0.8', '0.8.0')).toBe(false)
+    expect(isBefore('0.9.0', '1.0.0')).toBe(true)
+  })
+
+  const app: LoginFacts = {
+    name: 'rekko_app',
+    is_there: true,
+    can_login: true,
+    bypasses: false,
+    creates: false,
+    inherits: false,
+    member_of: [],
+    owns: [],
+  }
+
+  it('a login as bootstrap makes it is well', () => {
+    expect(judgeLogin(app)).toEqual([])
+    expect(judgeLogin({ ...app, name: 'rekko_owner', can_login: false, owns: ['table faces'] })).toEqual([])
+  })
+
+  it.each([
+    [{ is_there: false }, /does not exist/],
+    [{ can_login: false }, /cannot log in/],
+    [{ bypasses: true }, /bypasses row-level security/],
+    [{ creates: true }, /may create roles/],
+    [{ member_of: ['rekko_owner'] }, /is a member of rekko_owner/],
+    [{ owns: ['table faces'] }, /owns table faces/],
+    [{ inherits: true }, /GET \/ready refuses it/],
+  ])('rekko_app with %j is a problem', (facts, says) => {
+    const verdicts = judgeLogin({ ...app, ...facts })
+    expect(levels(verdicts)).toEqual(['problem'])
+    expect(verdicts[0]?.says).toMatch(says)
+  })
+
+  it('an owner that bypasses is a problem, one that logs in a warning', () => {
+    const owner = { ...app, name: 'rekko_owner' }
+    expect(levels(judgeLogin({ ...owner, bypasses: true, can_login: false }))).toEqual(['problem'])
+    expect(levels(judgeLogin(owner))).toEqual(['warning'])
+  })
+
+  it('each lack of a table is a finding of its own', () => {
+    const bare = { name: 't', is_enabled: false, is_forced: false, is_walled: false, is_open_to_its_tenant: false }
+    expect(judgeTable(bare)).toHaveLength(4)
+    expect(judgeTable({ ...bare, is_enabled: true, is_forced: true, is_walled: true })).toHaveLength(1)
+  })
+
+  it.each(['fsync', 'full_page_writes', 'synchronous_commit'])('%s off is a problem, on is not', (name) => {
+    expect(levels(judgeDurability([{ name, setting: 'off', whose: null }]))).toEqual(['problem'])
+    expect(levels(judgeDurability([{ name, setting: 'on', whose: null }]))).toEqual(['ok'])
+    expect(judgeDurability([{ name, setting: 'off', whose: 'role a database b' }])[0]?.mend).toBe(
+      `alter role a in database b reset ${name}`,
+    )
+  })
+
+  it('pages without checksums are a problem', () => {
+    expect([judgeChecksums(true).level, judgeChecksums(false).level]).toEqual(['ok', 'problem'])
+  })
+
+  it.each([
+    [{}, ['ok']],
+    [{ log_statement: 'all' }, ['problem']],
+    [{ log_statement: 'ddl' }, ['ok']],
+    [{ log_parameter_max_length_on_error: '-1' }, ['problem']],
+    [{ log_parameter_max_length: '-1' }, ['warning']],
+    [{ log_parameter_max_length: '-1', log_min_duration_statement: '0' }, ['problem']],
+    [{ log_parameter_max_length: '-1', log_statement: 'mod' }, ['problem']],
+    [{ log_parameter_max_length: '-1', log_transaction_sample_rate: '0.1' }, ['problem']],
+  ])('the logging settings %j are %j', (facts, expected) => {
+    const settings = {
+      log_statement: 'none',
+      log_parameter_max_length: '0',
+      log_parameter_max_length_on_error: '0',
+      log_min_duration_statement: '-1',
+      log_min_duration_sample: '-1',
+      log_transaction_sample_rate: '0',
+      ...facts,
+    }
+    expect(levels(judgeLogging(new Map(Object.entries(settings))))).toEqual(expected)
+  })
+
+  it.each([
+    [{ rows: 999, dead: 999, unvacuumed: 999, unanalyzed: 999 }, ['ok']],
+    [{ rows: 1_000, dead: 100, unvacuumed: 100, unanalyzed: 300 }, ['ok']],
+    [{ rows: 1_000, dead: 101, unvacuumed: 0, unanalyzed: 0 }, ['warning']],
+    [{ rows: 1_000, dead: 0, unvacuumed: 101, unanalyzed: 0 }, ['warning']],
+    [{ rows: 1_000, dead: 0, unvacuumed: 0, unanalyzed: 301 }, ['warning']],
+  ])('faces with %j are %j', (facts, expected) => {
+    expect(levels(judgeVacuum(facts))).toEqual(expected)
+  })
+})
+
+describe('status', () => {
+  it('answers as the database guide shows it, and more', async (context) => {
+    needsNative(context, database, 'the command would open an embedded database of its own')
+    const url = new URL(database.url)
+    const { code, stdout } = await runHere(['status'], { PATH: await fakePrograms({}) })
+    expect(code).toBe(EXIT.ok)
+    expect(stdout).toMatch(
+      new RegExp(
+        [
+          'ℹ Database status:',
+          `  Host: ${url.hostname}:${url.port}`,
+          `  Database: ${url.pathname.slice(1)}`,
+          `  User: ${url.username}`,
+          '✓ Native PostgreSQL on this machine',
+          '✓ Database is accessible',
+          '  Schema version: \\d+',
+          '  Pending migrations: none',
+          '  PostgreSQL: \\d+\\.\\d+.*',
+          '  Extensions: .*vector \\d+\\.\\d+\\.\\d+.*',
+          '  Size: .*',
+          '  Tenants: 2',
+          '  Faces: 0\n',
+        ].join('\n'),
+      ),
+    )
+  })
+
+  it('ends with 5 when a migration is pending or did not finish', async (context) => {
+    needsNative(context, database, 'the command would open an embedded database of its own')
+    await database.connection.execute('update schema_migrations set version = version - 1')
+    const pending = await runHere(['status', '--json'])
+    await database.connection.execute('update schema_migrations set version = version + 1, dirty = true')
+    const dirty = await runHere(['status'])
+    await database.connection.execute('update schema_migrations set dirty = false')
+    expect(pending.code).toBe(EXIT.findings)
+    expect(JSON.parse(pending.stdout)).toMatchObject({ reachable: true, dirty: false, tenants: 2, faces: 0 })
+    expect(JSON.parse(pending.stdout)['pending']).toHaveLength(1)
+    expect(dirty.code).toBe(EXIT.findings)
+    expect(dirty.stdout).toMatch(/Schema version: \d+ \(dirty\)/)
+    expect(dirty.stderr).toMatch(/scripts\/db\.sh force VERSION/)
+  })
+
+  it('counts in a database of the guide too, which has no counts of its own', async (context) => {
+    needsNative(context, database, 'the command would open an embedded database of its own')
+    const guide = await createDatabase()
+    onTestFinished(() => guide.drop())
+    await migrate(guide.connection, 1)
+    await guide.connection.execute(
+      "insert into tenants (name) values ('one'); insert into faces (external_id) values ('a'), ('b')",
+    )
+    const { code, stdout } = await run(['--database-url', guide.url, 'status', '--json'])
+    expect(code).toBe(EXIT.findings)
+    expect(JSON.parse(stdout)).toMatchObject({ schema_version: 1, tenants: 1, faces: 2 })
+  })
+
+  it('names the container when Docker serves this port, and what to do when it is stopped', async (context) => {
+    needsNative(context, database, 'the command would open an embedded database of its own')
+    const { port } = new URL(database.url)
+    const say = async (answer: string) =>
+      (await runHere(['status'], { PATH: await fakePrograms({ docker: `echo "${answer}"` }) })).stdout
+    expect(await say(`running ${port}`)).toMatch(/^✓ Container rekko-postgres is running$/m)
+    expect(await say(`exited ${port}`)).toMatch(/^✗ Container rekko-postgres is exited: make docker-up$/m)
+    expect(await say('running 6543')).toMatch(/^✓ Native PostgreSQL on this machine$/m)
+  })
+
+  it.each(['status', 'doctor'])(
+    '%s ends with 4 when nothing answers, and keeps the password to itself',
+    async (name) => {
+      const { code, stdout, stderr } = await run([
+        '--database-url',
+        `postgres://somebody:${PASSWORD}@127.0.0.1:1/rekko`,
+        name,
+      ])
+      expect(code).toBe(EXIT.unreachable)
+      if (name === 'status') {
+        expect(stdout).toMatch(/^ {2}Host: 127\.0\.0\.1:1\n {2}Database: rekko\n {2}User: somebody$/m)
+        expect(stdout).toMatch(/^✗ Database is not accessible$/m)
+      } else expect(stdout).toMatch(/^✗ reachable {2}somebody@127\.0\.0\.1:1\/rekko does not answer$/m)
+      expect(stdout + stderr).not.toContain(PASSWORD)
+    },
+  )
+
+  it('ends with 4 when the password is wrong, and says so', async (context) => {
+    needsNative(context, database, 'the embedded database has no passwords')
+    const url = new URL(database.url)
+    url.password = PASSWORD
+    const { code, stdout, stderr } = await run(['--database-url', url.href, 'status', '--json'])
+    expect(code).toBe(EXIT.unreachable)
+    expect(JSON.parse(stdout)).toMatchObject({ reachable: false, user: url.username })
+    expect(stderr).toMatch(/refuses the user or the password/)
+    expect(stdout + stderr).not.toContain(PASSWORD)
+  })
+})
+
+describe('the embedded database', () => {
+  const embedded = (...parameters: string[]) => run(['--db', 'embedded', ...parameters])
+  const data = () => join(folder, '.rekko/data')
+
+  it('is not made by looking at it', async () => {
+    for (const name of ['status', 'stats']) {
+      const { code, stderr } = await embedded(name)
+      expect(code).toBe(EXIT.unreachable)
+      expect(stderr).toMatch(/There is no embedded database .* yet/)
+    }
+    await expect(access(data())).rejects.toThrow()
+  })
+
+  it('has a status, health and statistics, and statements with a table', async () => {
+    const made = await openEmbedded(data())
+    await bootstrap(connectEmbedded(made.pglite), DEVELOPMENT_PASSWORDS)
+    await migrate(connectEmbedded(made.pglite))
+    await made.close()
+    const status = await embedded('status')
+    expect(status.code).toBe(EXIT.ok)
+    expect(status.stdout).toMatch(/^✓ Embedded PostgreSQL, inside the process that uses it\n✓ Database is accessible$/m)
+    const doctor = await embedded('doctor')
+    expect(doctor.code).toBe(EXIT.ok)
+    expect(doctor.stdout).toMatch(/^- durability +not looked at: /m)
+    const stats = await embedded('stats')
+    expect(stats.code).toBe(EXIT.ok)
+    expect(stats.stdout).toMatch(/^== Connections ==\nnot shown: the embedded database has one session$/m)
+    expect(stats.stdout).toMatch(/^public +faces /m)
+    const table = await embedded(
+      'psql',
+      '--',
+      '-c',
+      'select 1 as one, $$x$$ as letter',
+      "--command=select '{}'::jsonb as j",
+    )
+    expect(table.stdout).toBe('one  letter\n---  ------\n  1  x\nj\n--\n{}\n')
+  })
+
+  it('refuses what it cannot do, and says what to use instead', async () => {
+    for (const parameters of [['psql'], ['psql', '--', '-f', 'a.sql'], ['psql', '--', '-c'], ['index', TENANT]]) {
+      const { code, stderr } = await embedded(...parameters)
+      expect(code).toBe(EXIT.refused)
+      expect(stderr).toMatch(/The embedded database cannot do this\. .*DB=native/)
+    }
+  })
+
+  it('is not accessible while another process has it open', async () => {
+    const other = await openEmbedded(data())
+    const { code, stdout, stderr } = await embedded('status')
+    await other.close()
+    expect(code).toBe(EXIT.unreachable)
+    expect(stdout).toMatch(/^✗ Database is not accessible$/m)
+    expect(stderr).toMatch(/ are in use\b/)
+  })
+})
+
+describe('psql', () => {
+  const url = `postgres://some%20body:${PASSWORD}@127.0.0.1:5433/rekko_dev?sslmode=disable`
+  const echo = 'for each in "$@"; do echo "[$each]"; done; echo "password $PGPASSWORD"'
+
+  it('is psql with what follows --, and the password outside of its arguments', async () => {
+    const PATH = await fakePrograms({ psql: echo })
+    const { code, stdout } = await run(['--database-url', url, 'psql', '--', '-c', 'select 1; --', '-x'], { PATH })
+    expect(code).toBe(EXIT.ok)
+    expect(stdout).toBe(
+      `[--dbname=postgres://some%20body@127.0.0.1:5433/rekko_dev?sslmode=disable]\n[-c]\n[select 1; --]\n[-x]\npassword ${PASSWORD}\n`,
+    )
+  })
+
+  it('takes a password from the parameters of the URL as well', async () => {
+    const PATH = await fakePrograms({ psql: echo })
+    const { stdout } = await run(['--database-url', `postgres://a@127.0.0.1/b?password=${PASSWORD}`, 'psql'], { PATH })
+    expect(stdout).toBe(`[--dbname=postgres://a@127.0.0.1/b]\npassword ${PASSWORD}\n`)
+  })
+
+  it('is the one inside the container when this machine has none', async () => {
+    const PATH = await fakePrograms({ docker: `[ "$1" = inspect ] && { echo "running 5433"; exit; }\n${echo}` })
+    const { stdout } = await run(['--database-url', url, 'psql', '--', '-l'], { PATH })
+    expect(stdout.split('\n')).toEqual([
+      ...['[exec]', '[-i]', '[-e]', '[PGPASSWORD]', '[rekko-postgres]', '[psql]', '[--host=localhost]'],
+      ...['[--username=some body]', '[--dbname=rekko_dev]', '[-l]', `password ${PASSWORD}`, ''],
+    ])
+  })
+
+  it('says how to get it when there is none at all', async () => {
+    const PATH = await fakePrograms({})
+    const { code, stderr } = await run(['--database-url', 'postgres://a:b@db.example.com/c', 'psql'], { PATH })
+    expect(code).toBe(EXIT.failed)
+    expect(stderr).toMatch(/There is no psql on this machine: /)
+  })
+
+  it.each([
+    [2, EXIT.unreachable],
+    [3, EXIT.failed],
+  ])('ends with another code when psql ends with %i', async (of, code) => {
+    const PATH = await fakePrograms({ psql: `exit ${of}` })
+    expect((await run(['--database-url', url, 'psql'], { PATH })).code).toBe(code)
+  })
+
+  it('with --dry-run shows the command and not the password', async () => {
+    const PATH = await fakePrograms({ psql: 'echo it ran' })
+    const { stdout } = await run(['--database-url', url, '--dry-run', 'psql', '--', '-l'], { PATH })
+    expect(stdout).toBe('psql --dbname=postgres://some%20body@127.0.0.1:5433/rekko_dev?sslmode=disable -l\n')
+  })
+
+  it('answers rows as JSON', async (context) => {
+    needsNative(context, database, 'the command would open an embedded database of its own')
+    const { stdout } = await runHere([
+      ...['--json', 'psql', '--', '-c', 'select current_database() as name'],
+      "--command=select null as n, '{}'::jsonb as j, '2026-01-02T03:04:05Z'::timestamptz as t",
+    ])
+    expect(JSON.parse(stdout)).toEqual([
+      [{ name: new URL(database.url).pathname.slice(1) }],
+      [{ n: null, j: '{}', t: '2026-01-02T03:04:05.000Z' }],
+    ])
+    const refused = await runHere(['--json', 'psql', '--', '-l'])
+    expect(refused.code).toBe(EXIT.usage)
+  })
+})
+
+describe('stats', () => {
+  beforeAll(async () => {
+    await database.connection.query(
+      `insert into usage_records (tenant_id, period, verifications, identifications)
+       values ($1, to_char(now() at time zone 'UTC', 'YYYY-MM'), 40, 5), ($1, '2020-01', 1000, 1000)`,
+      [TENANT],
+    )
+    await database.connection.query(
+      "insert into usage_events (tenant_id, kind) values ($1, 'verification'), ($1, 'verification'), ($2, 'identification')",
+      [TENANT, RIVAL],
+    )
+    await insertFaces(RIVAL, 3)
+    await insertFaces(TENANT, 2)
+  })
+
+  afterAll(() => database.connection.execute('delete from faces; delete from usage_events; delete from usage_records'))
+
+  /** The rows of a section; fails when it was left out. */
+  async function read(name: (typeof SECTION_NAMES)[number], longSeconds?: number) {
+    const result = (await readStatistics(database.connection, target, [name], longSeconds))[name]
+    if (!result || 'skipped' in result) throw new Error(`${name} was left out`)
+    return result.rows
+  }
+
+  it('has rows in every section, or says why not', async () => {
+    const results = await readStatistics(database.connection, target)
+    expect(Object.keys(results)).toEqual(SECTION_NAMES)
+    const skipped = Object.entries(results).filter(([, result]) => 'skipped' in result)
+    expect(skipped.map(([name]) => name)).toEqual(
+      database.isNative ? ['slow_queries'] : ['connections', 'slow_queries', 'transactions'],
+    )
+    for (const [name, result] of Object.entries(results)) {
+      if (!('rows' in result) || name === 'transactions') continue
+      expect(result.rows, name).not.toEqual([])
+    }
+  })
+
+  it('names tables and indexes as the guide does, and its corrected columns', async () => {
+    expect(Object.keys((await read('sizes'))[0] ?? {}).slice(0, 3)).toEqual(['schemaname', 'tablename', 'size'])
+    expect((await read('sizes')).map(({ tablename }) => tablename)).toContain('faces')
+    const indexes = await read('indexes')
+    expect(Object.keys(indexes[0] ?? {}).slice(0, 4)).toEqual(['schemaname', 'relname', 'indexrelname', 'idx_scan'])
+    expect(indexes).toContainEqual(expect.objectContaining({ indexrelname: 'idx_faces_tenant_code', valid: true }))
+  })
+
+  it('puts the tenant with the most faces first, and counts the acts of this month only', async () => {
+    expect(await read('tenants')).toEqual([
+      {
+        ...{ tenant: RIVAL, name: 'a rival', environment: 'live', faces: 3 },
+        ...{ verifications_this_month: 0, identifications_this_month: 1 },
+      },
+      {
+        ...{ tenant: TENANT, name: 'a gallery', environment: 'live', faces: 2 },
+        ...{ verifications_this_month: 42, identifications_this_month: 5 },
+      },
+    ])
+  })
+
+  it('shows a transaction that is long, not a young one, and nothing of what it runs', async (context) => {
+    needsNative(context, database, 'the embedded database has one session')
+    const other = await database.connect()
+    onTestFinished(() => other.close())
+    await other.execute("begin; select 'a-face-as-text'")
+    const [session] = await other.query<{ pid: number }>('select pg_backend_pid() as pid')
+    const long = await read('transactions', 0)
+    expect(long).toMatchObject([{ pid: session?.pid, state: 'idle in transaction' }])
+    expect(JSON.stringify(long)).not.toContain('a-face-as-text')
+    expect(await read('transactions', 60)).toEqual([])
+  })
+
+  it('shows slow queries, and of commands only what they are', async (context) => {
+    needsNative(context, database, 'the embedded database does not have pg_stat_statements')
+    await database.connection.execute('create extension pg_stat_statements')
+    onTestFinished(() => database.connection.execute('drop extension pg_stat_statements'))
+    // the server keeps 5,000 statements of all databases and forgets rare ones: under load, a new one at once
+    let slow: Awaited<ReturnType<typeof read>> = []
+    const shows = (text: string) => slow.some(({ query }) => query === text)
+    for (let attempt = 0; attempt < 10 && !(shows('select pg_sleep($1), $2') && shows('DO ...')); attempt++) {
+      await database.connection.execute("do $$ begin perform pg_sleep(0.5); perform 'a-password'; end $$")
+      await database.connection.execute("select pg_sleep(0.5), 'a-literal'")
+      slow = await read('slow_queries')
+    }
+    expect(slow.map(({ query }) => query)).toEqual(expect.arrayContaining(['select pg_sleep($1), $2', 'DO ...']))
+    expect(Object.keys(slow[0] ?? {})).toEqual(['query', 'calls', 'total_exec_time', 'mean_exec_time', 'max_exec_time'])
+    expect(slow.length).toBeLessThanOrEqual(10)
+    expect(JSON.stringify(slow)).not.toMatch(/a-password|a-literal/)
+  })
+
+  it('as a command: all sections as one object, or one of them as a table', async (context) => {
+    needsNative(context, database, 'the command would open an embedded database of its own')
+    const all = await runHere(['stats', '--json'])
+    expect(all.code).toBe(EXIT.ok)
+    expect(Object.keys(JSON.parse(all.stdout))).toEqual(SECTION_NAMES)
+    expect(JSON.parse(all.stdout)['slow_queries']).toEqual({
+      skipped: expect.stringMatching(/create extension pg_stat_statements$/),
+    })
+    const one = await runHere(['stats', '--section', 'sizes'])
+    expect(one.stdout).toMatch(/^== Table sizes ==\nschemaname +tablename +size/)
+    expect(one.stdout).not.toMatch(/Index usage/)
+    expect((await runHere(['stats', '--section', 'nonsense'])).code).toBe(EXIT.usage)
+  })
+})
+
+describe('index', () => {
+  beforeAll(async () => {
+    await insertFaces(TENANT, FACES)
+    await insertFaces(RIVAL, 10)
+    await database.connection.execute('vacuum analyze faces')
+  })
+
+  afterAll(() => database.connection.execute('delete from faces'))
+
+  const isThere = async () =>
+    (
+      await database.connection.query<{ is_valid: boolean; predicate: string }>(
+        `select indisvalid as is_valid, pg_get_expr(indpred, indrelid) as predicate
+         from pg_index where indexrelid = to_regclass($1)`,
+        [INDEX],
+      )
+    )[0]
+
+  const options = { probes: 40, build: false, force: false, drop: false }
+  const tune = (given: Partial<typeof options>, efSearch?: number) => {
+    // what it prints is looked at where the command runs
+    vi.spyOn(console, 'log').mockReturnValue()
+    vi.spyOn(process.stderr, 'write').mockReturnValue(true)
+    onTestFinished(() => void vi.restoreAllMocks())
+    const context: Context = { target, terminal: new Terminal({}), isDryRun: false, timesConfirmed: 0 }
+    return tuneIndex(context, TENANT, { ...options, ...given }, efSearch)
+  }
+
+  it('helps no gallery that is small or searched quickly', () => {
+    expect(advise(999_999, 500).helps).toBe(false)
+    expect(advise(1_000_000, 199).helps).toBe(false)
+    expect(advise(1_000_000, 200).helps).toBe(true)
+  })
+
+  it('measures exact search and builds nothing unless it is told to', async (context) => {
+    needsNative(context, database, 'an index is built with a second session')
+    const { code, stdout, stderr } = await runHere(['index', TENANT, '--probes', '40', '--json'])
+    expect(code).toBe(EXIT.ok)
+    expect(JSON.parse(stdout)).toMatchObject({
+      ...{ tenant: TENANT, faces: FACES, would_help: false, index: null },
+      searches: [{ search: 'exact', recall_at_1: 1, person_found: 1 }],
+    })
+    expect(stderr).toMatch(/An index would not help/)
+    expect(await isThere()).toBeUndefined()
+  })
+
+  it('with --dry-run shows the statements and runs none', async (context) => {
+    needsNative(context, database, 'an index is built with a second session')
+    const { stdout } = await runHere(['index', TENANT, '--build', '--dry-run'])
+    expect(stdout).toContain(
+      `create index concurrently ${INDEX} on public.faces using hnsw (embedding vector_cosine_ops) where tenant_id = '${TENANT}'\n`,
+    )
+    const [extension] = await database.connection.query<{ version: string }>(
+      "select extversion as version from pg_extension where extname = 'vector'",
+    )
+    expect(stdout.includes('set max_parallel_maintenance_workers = 0')).toBe(
+      isBefore(extension?.version ?? '', '0.8.2'),
+    )
+    expect(await isThere()).toBeUndefined()
+  })
+
+  it('builds one of this tenant alone, compares it with exact search, and drops it again', async (context) => {
+    needsNative(context, database, 'an index is built with a second session')
+    const { code, stdout, stderr } = await runHere(['index', TENANT, '--probes', '40', '--build', '--json'])
+    expect(code).toBe(EXIT.ok)
+    const answer = JSON.parse(stdout)
+    expect(answer).toMatchObject({
+      searches: [{ search: 'exact' }, { search: 'index' }],
+      index: { name: INDEX, valid: true, built: true, kept: true },
+    })
+    expect(answer['searches'][1]['recall_at_1']).toBeGreaterThanOrEqual(0.99)
+    expect(stderr).toMatch(/building .* 100 % 2,000 of 2,000/)
+    expect(stderr).not.toMatch(/\[-?0\.\d/)
+    expect(await isThere()).toEqual({ is_valid: true, predicate: `(tenant_id = '${TENANT}'::uuid)` })
+
+    const again = await runHere(['index', TENANT, '--probes', '5', '--build', '--json'])
+    expect(JSON.parse(again.stdout)['index']).toMatchObject({ built: false, kept: true })
+    expect((await runHere(['index', TENANT, '--drop'])).stderr).toMatch(new RegExp(`${INDEX} is dropped`))
+    expect(await isThere()).toBeUndefined()
+    expect((await runHere(['index', TENANT, '--drop'])).stderr).toMatch(new RegExp(`there is no ${INDEX}`))
+  })
+
+  it('drops one that finds too little, unless it is told to keep it', async (context) => {
+    needsNative(context, database, 'an index is built with a second session')
+    await expect(tune({ build: true }, 1)).rejects.toThrow(/finds [\d.]+ % of what .*, less than 99 %: it is dropped/)
+    expect(await isThere()).toBeUndefined()
+    await tune({ build: true, force: true }, 1)
+    expect(await isThere()).toMatchObject({ is_valid: true })
+    // measuring again is no reason to drop
+    await tune({}, 1)
+    expect(await isThere()).toMatchObject({ is_valid: true })
+    await tune({ drop: true })
+  })
+
+  it('makes an index anew that an interrupted build left behind', async (context) => {
+    needsNative(context, database, 'an index is built with a second session')
+    await tune({ build: true })
+    await database.connection.query('update pg_index set indisvalid = false where indexrelid = $1::regclass', [INDEX])
+    await tune({})
+    expect(await isThere()).toMatchObject({ is_valid: false })
+    await tune({ build: true })
+    expect(await isThere()).toMatchObject({ is_valid: true })
+    await tune({ drop: true })
+  })
+
+  it('leaves nothing behind when a build is canceled', async (context) => {
+    needsNative(context, database, 'an index is built with a second session')
+    const writer = await database.connect()
+    onTestFinished(() => writer.close())
+    // the build waits for this transaction
+    await writer.execute(`begin; delete from faces where tenant_id = '${RIVAL}'`)
+    const build = tune({ build: true })
+    const settled = expect(build).rejects.toThrow(/^The build failed: canceling .* What it left behind was dropped\.$/)
+    let canceled = false
+    for (let attempt = 0; attempt < 200 && !canceled; attempt++) {
+      await sleep(50)
+      const rows = await database.connection.query<{ canceled: boolean }>(`
+        select pg_cancel_backend(pid) as canceled from pg_stat_progress_create_index
+        where datname = current_database() and phase like 'waiting%'`)
+      canceled = rows[0]?.canceled ?? false
+    }
+    await writer.execute('rollback')
+    await settled
+    expect(canceled).toBe(true)
+    expect(await isThere()).toBeUndefined()
+  })
+
+  it('refuses while another one is being built, and an index of that name that is of another tenant', async (context) => {
+    needsNative(context, database, 'an index is built with a second session')
+    await database.connection.query("select pg_advisory_lock(hashtext('rekko.index'))")
+    await expect(tune({ build: true })).rejects.toThrow(/^Another index is being built/)
+    await database.connection.query("select pg_advisory_unlock(hashtext('rekko.index'))")
+    await database.connection.execute(`create index ${INDEX} on faces (created_at) where tenant_id = '${RIVAL}'`)
+    await expect(tune({ drop: true })).rejects.toThrow(/is of another tenant/)
+    await database.connection.execute(`drop index ${INDEX}`)
+  })
+
+  it('answers what is no tenant, and what is no count of searches', async (context) => {
+    needsNative(context, database, 'an index is built with a second session')
+    const code = async (...parameters: string[]) => (await runHere(['index', ...parameters])).code
+    const codes = await Promise.all([
+      ...[code("1'; drop table faces; --"), code(TENANT, '--probes', '0'), code(TENANT, '--probes', '10001')],
+      ...[code(TENANT, '--build', '--drop'), code(NOBODY)],
+    ])
+    expect(codes).toEqual([EXIT.usage, EXIT.usage, EXIT.usage, EXIT.usage, EXIT.failed])
+  })
+
+  it('refuses a login that sees no rows, and a pooled connection', async (context) => {
+    needsNative(context, database, 'an index is built with a second session')
+    const url = new URL(database.url)
+    url.username = 'rekko_app'
+    url.password = 'rekko_app'
+    const bound = {
+      target: toTarget(url.href, undefined),
+      terminal: new Terminal({}),
+      isDryRun: false,
+      timesConfirmed: 0,
+    }
+    await expect(tuneIndex(bound, TENANT, options)).rejects.toThrow(/bound by row-level security/)
+    const pooled = toTarget('postgres://a:b@ep-x-pooler.eu.neon.tech/c', undefined)
+    await expect(tuneIndex({ ...bound, target: pooled }, TENANT, options)).rejects.toThrow(CommandError)
+  })
+})
+
+async function insertFaces(tenant: string, faces: number): Promise<void> {
+  await database.connection.query(
+    `insert into faces (tenant_id, external_id, embedding, model)
+     select $1, 'person ' || person, l2_normalize(
+       (select array_agg(random() - 0.5) from generate_series(1, 512) where person > 0)::vector(512)
+     ), 'arcface-512@1'
+     from generate_series(1, $2::int) as person`,
+    [tenant, faces],
+  )
+}
