@@ -1,9 +1,10 @@
 // Proves that the commands shown in the documents work: the README's requests are run, as they stand,
 // against the service that `make dev` starts (the port apart), and every make target named anywhere
-// exists. Nothing is fake; the database is the embedded one.
+// exists. The operator's guide is run command by command, on native PostgreSQL. Nothing is fake.
 import { execFile } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
-import { readdir, readFile } from 'node:fs/promises'
+import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { describe, expect, it } from 'vitest'
@@ -11,8 +12,12 @@ import { createApiKey, createTenant } from '../../scripts/provision.ts'
 import { startService } from '../../scripts/service.ts'
 import { findFreePort } from '../../scripts/worker.ts'
 import { SCOPES } from '../../src/auth/api-key.ts'
+import { createDatabase } from './database.ts'
 
 const ROOT = join(import.meta.dirname, '../..')
+const isNative = process.env['DATABASE_URL'] !== undefined
+if (!isNative)
+  console.log('skipped: the commands of docs/database.md are run on native PostgreSQL only (set DATABASE_URL)')
 
 async function listDocuments(): Promise<string[]> {
   const folders = ['.', 'docs']
@@ -56,6 +61,47 @@ describe('the documents', () => {
         await expect(readFile(join(ROOT, path ?? ''), 'utf8'), `${document}: ${path}`).resolves.toBeDefined()
       }
     }
+  })
+
+  it.skipIf(!isNative)(
+    'show commands in the guide for operators that work, in that order',
+    async () => {
+      const text = await readFile(join(ROOT, 'docs/database.md'), 'utf8')
+      const commands = [...text.matchAll(/```console\n([\s\S]*?)```/g)].flatMap(([, block = '']) =>
+        [...block.matchAll(/^\$ (.+)$/gm)].map(([, command = '']) => command),
+      )
+      expect(commands.length).toBeGreaterThan(30)
+      const databases = [await createDatabase(), await createDatabase()]
+      const [main, restored] = databases
+      const home = await mkdtemp(join(tmpdir(), 'rekko-documents-'))
+      try {
+        for (const command of commands) {
+          const here = command
+            .replaceAll('postgres://rekko:rekko@localhost:5433/rekko_restored', restored?.url ?? '')
+            .replaceAll('./backups/', `${home}/`)
+            .replaceAll('/tmp/', `${home}/`)
+          const outcome = await promisify(execFile)('bash', ['-euc', here], {
+            cwd: ROOT,
+            env: { ...process.env, DATABASE_URL: main?.url, NO_COLOR: '1', MAKEFLAGS: '' },
+            timeout: 60_000,
+          }).then(
+            () => 'works',
+            (error: { code: number; stderr: string }) => `ended with ${error.code}: ${error.stderr}`,
+          )
+          expect([command, outcome]).toEqual([command, 'works'])
+        }
+      } finally {
+        for (const database of databases) await database.drop()
+        await rm(home, { recursive: true })
+      }
+    },
+    240_000,
+  )
+
+  it('name the same commands in both languages', async () => {
+    const read = async (document: string) =>
+      [...(await readFile(join(ROOT, document), 'utf8')).matchAll(/^\$ (.+)$/gm)].map(([, command]) => command)
+    expect(await read('docs/banco-de-dados.md')).toEqual(await read('docs/database.md'))
   })
 
   it('show requests in the README that work as they are pasted', async () => {
