@@ -17,6 +17,7 @@ import {
   migrate,
   planMigrations,
 } from '../migrate.ts'
+import { findSchemaFindings } from '../schema-comparison.ts'
 import { describeTarget, requireDirect, type Target, withConnection } from '../target.ts'
 import { CommandError, EXIT } from '../terminal.ts'
 
@@ -70,7 +71,9 @@ export function registerMigrations(program: Command): void {
 
   program
     .command('check')
-    .description('compare what was applied with the files: nothing pending, nothing changed, each with its way back')
+    .description(
+      'compare the database with the files: nothing pending, none changed, each with its way back, the same schema',
+    )
     .action((_, command) => check(toContext(command)))
 }
 
@@ -144,7 +147,11 @@ async function create(context: Context, name: string): Promise<void> {
 
 async function check(context: Context): Promise<void> {
   const { target, terminal } = context
-  const findings = await withConnection(target, findMigrationFindings)
+  const findings = await withConnection(target, async (connection) => {
+    const ofMigrations = await findMigrationFindings(connection)
+    // an older schema differs for that reason alone
+    return ofMigrations.length > 0 ? ofMigrations : findSchemaFindings(connection)
+  })
   terminal.result({ findings }, findings.length > 0 ? findings : ['nothing to mend'])
   if (findings.length > 0) throw new CommandError(`${findings.length} to mend`, EXIT.findings)
 }
