@@ -351,7 +351,7 @@ describe('a JSON Lines file', () => {
       [`{"metadata":${'{"a":'.repeat(9)}1${'}'.repeat(9)},${text.slice(1)}`, 'Nest at most 8 levels deep.'],
       [
         JSON.stringify({ ...face, metadata: { a: '\ud800' } }),
-        'metadata: Must have only finite numbers and well-formed text without NUL.',
+        'metadata: Must have only well-formed text without NUL, and numbers of at most 2^53 - 1 and at least 1e-15, or 0.',
       ],
       [JSON.stringify({ ...face, quality_score: '0.5' }), 'quality_score: Must be a number from 0 to 1.'],
       [JSON.stringify({ ...face, quality_score: -0.1 }), 'quality_score: Must be a number from 0 to 1.'],
