@@ -1,24 +1,17 @@
 // `make dev`, `make dev-clean` and `make dev-reset`: the service on this machine, with data that stay.
-import { randomBytes } from 'node:crypto'
-import { readFile, rm, writeFile } from 'node:fs/promises'
+import { rm, writeFile } from 'node:fs/promises'
 import { createInterface } from 'node:readline/promises'
 import { SCOPES } from '../src/auth/api-key.ts'
 import { findProcess } from './database/connection.ts'
 import { describeTarget, EMBEDDED_FOLDER, toTarget } from './database/target.ts'
+import { type DevelopmentSecrets, findSecrets, keepSecrets, makeSecrets, SECRETS_FILE } from './development-secrets.ts'
 import { createApiKey, createTenant } from './provision.ts'
 import { type Service, type ServiceDatabase, startService, toServiceDatabase } from './service.ts'
 import { findFreePort } from './worker.ts'
 
 const PID_FILE = '.rekko/dev.pid'
-const SECRETS_FILE = '.rekko/dev.json'
 const DEFAULT_PORT = 8787
 const ROLL_UP_INTERVAL_MS = 60_000
-
-interface Secrets {
-  pepper: string
-  /** The development key of each database that `make dev` was started on. */
-  apiKeys: Record<string, string>
-}
 
 async function start(): Promise<void> {
   const port = Number(process.env['PORT'] ?? DEFAULT_PORT)
@@ -33,7 +26,7 @@ async function start(): Promise<void> {
   // asked from the start, so that Ctrl-C while things start still ends them in order
   const asked = signalled()
   const database = toServiceDatabase({ folder: EMBEDDED_FOLDER })
-  const secrets = await readSecrets()
+  const secrets = (await findSecrets()) ?? makeSecrets()
   const service = await startService(database, port, secrets.pepper, report)
   await writeFile(PID_FILE, String(process.pid))
   try {
@@ -79,17 +72,8 @@ async function reset(): Promise<void> {
   report('deleted the development data')
 }
 
-async function readSecrets(): Promise<Secrets> {
-  try {
-    // written below, by this program
-    return JSON.parse(await readFile(SECRETS_FILE, 'utf8')) as Secrets
-  } catch {
-    return { pepper: randomBytes(32).toString('base64'), apiKeys: {} }
-  }
-}
-
 /** The development key, made once and kept, so that what a developer pasted yesterday works today. */
-async function findKey(service: Service, database: ServiceDatabase, secrets: Secrets): Promise<string> {
+async function findKey(service: Service, database: ServiceDatabase, secrets: DevelopmentSecrets): Promise<string> {
   const name = 'url' in database ? describeTarget(toTarget(database.url, undefined)) : 'embedded'
   const known = secrets.apiKeys[name]
   if (known) {
@@ -101,7 +85,7 @@ async function findKey(service: Service, database: ServiceDatabase, secrets: Sec
   const tenantId = await createTenant(service.admin, 'Development', 'test')
   const apiKey = await createApiKey(service.admin, secrets.pepper, tenantId, 'test', 'make dev', SCOPES)
   const apiKeys = { ...secrets.apiKeys, [name]: apiKey }
-  await writeFile(SECRETS_FILE, JSON.stringify({ ...secrets, apiKeys }), { mode: 0o600 })
+  await keepSecrets({ ...secrets, apiKeys })
   return apiKey
 }
 

@@ -1,8 +1,6 @@
 // Tenants and their API keys, as an administrator sees and makes them. Never a key itself, and never its hash.
-import { randomBytes } from 'node:crypto'
-import { mkdir, readFile, writeFile } from 'node:fs/promises'
-import { dirname } from 'node:path'
 import { type Environment, isApiKey, toPrefix } from '../../src/auth/api-key.ts'
+import { findSecrets, keepSecrets, makeSecrets } from '../development-secrets.ts'
 import type { Connection } from './connection.ts'
 import type { Target } from './target.ts'
 import { CommandError, EXIT } from './terminal.ts'
@@ -114,8 +112,6 @@ export async function revokeKey(connection: Connection, tenantId: string, keyId:
   }
 }
 
-const SECRETS_FILE = '.rekko/dev.json'
-
 /**
  * The pepper under which keys are hashed. On this machine it is the one of `make dev` unless another is given,
  * made now when there is none, so that a key made here works there.
@@ -134,26 +130,9 @@ export async function findPepper(target: Target): Promise<string> {
       EXIT.usage,
     )
   }
-  return (await findDevelopmentPepper()) ?? makeDevelopmentPepper()
-}
-
-async function findDevelopmentPepper(): Promise<string | null> {
-  const text = await readFile(SECRETS_FILE, 'utf8').catch(() => null)
-  if (text === null) return null
-  try {
-    const secrets: unknown = JSON.parse(text)
-    const isObject = typeof secrets === 'object' && secrets !== null
-    if (isObject && 'pepper' in secrets && typeof secrets.pepper === 'string') return secrets.pepper
-  } catch {
-    // the same as a file without a pepper
-  }
-  throw new CommandError(`There is no pepper in ${SECRETS_FILE}. Delete the file, or set API_KEY_PEPPER.`)
-}
-
-async function makeDevelopmentPepper(): Promise<string> {
-  const pepper = randomBytes(32).toString('base64')
-  await mkdir(dirname(SECRETS_FILE), { recursive: true })
-  // as scripts/dev.ts writes it, who then finds it
-  await writeFile(SECRETS_FILE, JSON.stringify({ pepper, apiKey: null }), { mode: 0o600, flag: 'wx' })
-  return pepper
+  const known = await findSecrets()
+  if (known) return known.pepper
+  const made = makeSecrets()
+  await keepSecrets(made)
+  return made.pepper
 }
