@@ -87,8 +87,8 @@ function clamp(value: number, low: number, high: number): number {
   return Math.min(Math.max(value, low), high)
 }
 
-/** Box and Muller 1958. */
-function gaussian(random: () => number): number {
+/** One normally distributed number, of mean 0 and deviation 1 (Box and Muller 1958). */
+export function gaussian(random: () => number): number {
   return Math.sqrt(-2 * Math.log(1 - random())) * Math.cos(2 * Math.PI * random())
 }
 

@@ -1,6 +1,7 @@
 // What only an administrator may do, once per database and safe to repeat: roles, the extension, and
 // handing the schema to its owner. Everything after this runs as rekko_owner.
 import type { Connection } from './connection.ts'
+import { findSqlState } from './transaction.ts'
 
 /** The logins of the Worker. Tests and development use the name as the password. */
 export const LOGIN_ROLES = ['rekko_app', 'rekko_operator', 'rekko_jobs'] as const
@@ -61,8 +62,8 @@ async function createBackupRole(admin: Connection): Promise<void> {
   try {
     await createRole(admin, 'rekko_backup', 'nologin bypassrls')
   } catch (error) {
-    const isDenied = error instanceof Error && 'code' in error && error.code === '42501'
-    if (!isDenied) throw error
+    // insufficient_privilege
+    if (findSqlState(error) !== '42501') throw error
     await createRole(admin, 'rekko_backup', 'nologin')
   }
 }

@@ -4,6 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { SHORTLIST_SIZE } from '../../src/db/identifications.ts'
 import { DIMENSIONS, type Embedding, isFault, signCode, toEmbedding } from '../../src/face/embedding.ts'
 import { toSettings } from '../../src/settings.ts'
+import { gaussian } from '../gallery.ts'
 import type { Connection } from './connection.ts'
 import type { Context } from './context.ts'
 import { isBefore } from './doctor.ts'
@@ -292,7 +293,7 @@ async function takeProbes(connection: Connection, { tenant, model }: Gallery, co
 function toProbe(person: string, enrolled: string): Probe {
   // pgvector writes [1,2,3], which is JSON
   const face = JSON.parse(enrolled) as number[]
-  const noise = Array.from({ length: DIMENSIONS }, gaussian)
+  const noise = Array.from({ length: DIMENSIONS }, () => gaussian(Math.random))
   const along = dot(face, noise)
   const across = noise.map((component, index) => component - along * (face[index] ?? 0))
   const scale = Math.sqrt((1 - GENUINE_COSINE ** 2) / dot(across, across))
@@ -309,11 +310,6 @@ function toText(embedding: Embedding): string {
 
 function dot(a: number[], b: number[]): number {
   return a.reduce((sum, component, index) => sum + component * (b[index] ?? 0), 0)
-}
-
-/** Box and Muller 1958. */
-function gaussian(): number {
-  return Math.sqrt(-2 * Math.log(1 - Math.random())) * Math.cos(2 * Math.PI * Math.random())
 }
 
 interface Search {
