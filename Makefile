@@ -1,8 +1,8 @@
 # Everything a newcomer or CI runs. `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help install install-tools dev dev-clean dev-reset demo test check format bundle \
+.PHONY: help install install-tools dev dev-clean dev-reset demo test fuzz check format bundle mutants \
   docker-up docker-down docker-logs docker-clean \
-  db-status db-psql db-seed db-dump db-restore db-doctor db-stats \
+  db-status db-psql db-seed db-dump db-restore db-doctor db-lint db-stats \
   db-migrate-up db-migrate-down db-migrate-reset db-migrate-version
 SHELL := /bin/bash
 WITH_NODE := scripts/with-node
@@ -37,6 +37,10 @@ demo: $(INSTALLED) ## Run the main job for real and print totals (FACES=file.csv
 test: $(INSTALLED) $(TYPES) ## Run the whole suite (DATABASE_URL=... for a real PostgreSQL)
 	@$(WITH_NODE) npm run --silent test
 
+fuzz: FUZZ_REQUESTS ?= 10000
+fuzz: $(INSTALLED) $(TYPES) ## Ask every route 10,000 things (FUZZ_REQUESTS=2000; FUZZ_SEED=... asks the same again)
+	@FUZZ_REQUESTS=$(FUZZ_REQUESTS) FUZZ_SEED=$(FUZZ_SEED) $(WITH_NODE) npm run --silent test -- --project worker test/worker/fuzz.test.ts
+
 check: $(INSTALLED) $(TYPES) ## Check types, format, lint and migrations
 	@$(WITH_NODE) npm run --silent typecheck
 	@$(WITH_NODE) npm run --silent lint
@@ -44,6 +48,9 @@ check: $(INSTALLED) $(TYPES) ## Check types, format, lint and migrations
 
 format: $(INSTALLED) ## Format, and mend what the linter can
 	@$(WITH_NODE) npm run --silent format
+
+mutants: $(INSTALLED) $(TYPES) ## Break one line at a time and see the tests notice (DATABASE_URL=... for all of them; some minutes)
+	@$(WITH_NODE) node scripts/mutants.ts $(MUTANTS)
 
 bundle: $(INSTALLED) ## Build the Worker as for production and print its size
 	@$(WITH_NODE) node scripts/bundle.ts
@@ -82,6 +89,9 @@ db-restore: ## Restore a backup into an empty database (FILE=backups/name.dump)
 
 db-doctor: ## Say what is wrong with the database, and how to mend it
 	@scripts/db.sh doctor
+
+db-lint: ## Ask the catalogs whether one tenant could see another
+	@scripts/db.sh lint
 
 db-stats: ## Sizes, indexes, connections, slow queries
 	@scripts/db.sh stats

@@ -5,6 +5,7 @@ import { registerBackups } from './database/commands/backups.ts'
 import { registerData } from './database/commands/data.ts'
 import { registerHealth } from './database/commands/health.ts'
 import { registerMigrations } from './database/commands/migrations.ts'
+import { registerOperator } from './database/commands/operator.ts'
 import { LOCAL_URL } from './database/target.ts'
 import { CommandError, EXIT, Terminal } from './database/terminal.ts'
 
@@ -25,13 +26,13 @@ ${LOCAL_URL}`)
     'after',
     `
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 refused or not confirmed, 4 database not reachable,
-5 something to mend (check, doctor). NO_COLOR leaves colors out.`,
+5 something to mend (check, doctor, lint). NO_COLOR leaves colors out.`,
   )
   .showHelpAfterError('Try: scripts/db.sh --help')
   .exitOverride()
 
 registerMigrations(program)
-registerData(program)
+registerOperator(program, registerData(program))
 registerHealth(program)
 registerBackups(program)
 

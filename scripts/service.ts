@@ -51,9 +51,12 @@ export async function startService(
       endpointUrl = endpoint.url
     }
     report('starting the Worker in workerd')
+    const { OPERATOR_ISSUER: operatorIssuer } = process.env
     const worker = await startWorker(port, {
       DATABASE_URL: toUrl('rekko_app'),
       JOBS_DATABASE_URL: toUrl('rekko_jobs'),
+      OPERATOR_DATABASE_URL: toUrl('rekko_operator'),
+      ...(operatorIssuer && { OPERATOR_ISSUER: operatorIssuer }),
       API_KEY_PEPPER: pepper,
       NEON_FETCH_ENDPOINT: endpointUrl,
     })

@@ -22,7 +22,7 @@ export interface RunningWorker {
 export async function startWorker(port: number, bindings: Record<string, string>): Promise<RunningWorker> {
   const folder = await mkdtemp(join(ROOT, '.rekko', 'worker-'))
   const envFile = join(folder, '.dev.vars')
-  const lines = Object.entries(bindings).map(([name, value]) => `${name}=${JSON.stringify(value)}\n`)
+  const lines = Object.entries(bindings).map(([name, value]) => `${name}=${quote(value)}\n`)
   await writeFile(envFile, lines.join(''), { mode: 0o600 })
 
   // its standard input is what ties the Worker to this process: see supervise.ts
@@ -63,6 +63,13 @@ export async function startWorker(port: number, bindings: Record<string, string>
       await stopped
     },
   }
+}
+
+/** As dotenv reads it, which knows no escapes: a JSON text must come back as it was. */
+function quote(value: string): string {
+  const mark = ["'", '"', '`'].find((candidate) => !value.includes(candidate))
+  if (!mark) throw new RangeError('a binding of the Worker must not have all three kinds of quotation marks')
+  return mark + value + mark
 }
 
 async function answers(url: string): Promise<boolean> {

@@ -1,13 +1,30 @@
 // The Hono app: what surrounds every request, the routes, and how a failure becomes an answer.
 import { OpenAPIHono } from '@hono/zod-openapi'
 import { HTTPException } from 'hono/http-exception'
+import { matchedRoutes } from 'hono/route'
+import { crossOrigin } from './cross-origin.ts'
 import { DatabaseError } from './db/neon.ts'
 import type { AppContext } from './env.ts'
 import { type FieldError, Problem } from './problem.ts'
+import { apiKeys } from './routes/api-keys.ts'
 import { identifications, verifications } from './routes/audit.ts'
 import { faces } from './routes/faces.ts'
 import { health } from './routes/health.ts'
+import { operatorIssuers } from './routes/operator-issuers.ts'
+import { operatorTenants } from './routes/operator-tenants.ts'
+import { tenant } from './routes/tenant.ts'
 import { usage } from './routes/usage.ts'
+import { logRequest, startTrace, type Trace } from './trace.ts'
+
+/** On every answer. It is never a page, nobody may keep it, and it is for one credential only. */
+const HEADERS = {
+  'Cache-Control': 'no-store',
+  'Content-Security-Policy': "default-src 'none'; frame-ancestors 'none'",
+  'Referrer-Policy': 'no-referrer',
+  'Strict-Transport-Security': 'max-age=63072000; includeSubDomains',
+  Vary: 'Authorization, X-API-Key, Origin',
+  'X-Content-Type-Options': 'nosniff',
+}
 
 export const app = new OpenAPIHono<AppContext>({
   defaultHook: (result) => {
@@ -16,12 +33,16 @@ export const app = new OpenAPIHono<AppContext>({
 })
 
 app.use(async (c, next) => {
-  c.set('requestId', toRequestId(c.req.header('X-Request-Id')))
-  c.set('startedAt', Date.now())
+  const trace = startTrace(toRequestId(c.req.header('X-Request-Id')))
+  c.set('trace', trace)
   await next()
-  c.res.headers.set('X-Request-Id', c.var.requestId)
-  c.res.headers.set('Cache-Control', 'no-store')
+  const { headers } = c.res
+  for (const [name, value] of Object.entries(HEADERS)) headers.set(name, value)
+  headers.set('X-Request-Id', trace.requestId)
+  headers.set('Server-Timing', `db;dur=${trace.databaseMs}, total;dur=${Date.now() - trace.startedAt}`)
+  logRequest(trace, c.req.method, findRoute(matchedRoutes(c)), c.res.status)
 })
+app.use(crossOrigin)
 app.use(async (c, next) => {
   const { pathname, search } = new URL(c.req.url)
   if (!isDecodable(pathname + search)) throw new Problem('MALFORMED_URL', 'Percent-encode the URL as UTF-8.')
@@ -33,9 +54,19 @@ app.route('/v1/faces', faces)
 app.route('/v1/verifications', verifications)
 app.route('/v1/identifications', identifications)
 app.route('/v1/usage', usage)
+app.route('/v1/operator/tenants', operatorTenants)
+app.route('/v1/operator/issuers', operatorIssuers)
+app.route('/v1/api-keys', apiKeys)
+app.route('/v1/tenant', tenant)
 
 app.openAPIRegistry.registerComponent('securitySchemes', 'bearer', { type: 'http', scheme: 'bearer' })
 app.openAPIRegistry.registerComponent('securitySchemes', 'api_key', { type: 'apiKey', in: 'header', name: 'X-API-Key' })
+app.openAPIRegistry.registerComponent('securitySchemes', 'operator', {
+  type: 'http',
+  scheme: 'bearer',
+  bearerFormat: 'JWT',
+  description: "A token of the operator's issuer, with the scope operator:read or operator:write.",
+})
 app.doc31('/openapi.json', {
   openapi: '3.1.0',
   info: {
@@ -53,12 +84,12 @@ app.notFound((c) => {
     allowed.length > 0
       ? new Problem('METHOD_NOT_ALLOWED', `Use ${allowed.join(', ')}.`, { headers: { Allow: allowed.join(', ') } })
       : new Problem('NOT_FOUND', 'See /openapi.json for the addresses there are.')
-  return problem.toResponse(c.var.requestId)
+  return problem.toResponse(c.var.trace.requestId)
 })
 
-app.onError((error, c) => toProblem(error, c.var.requestId).toResponse(c.var.requestId))
+app.onError((error, c) => toProblem(error, c.var.trace).toResponse(c.var.trace.requestId))
 
-function toProblem(error: Error, requestId: string): Problem {
+function toProblem(error: Error, trace: Trace): Problem {
   if (error instanceof Problem) return error
   // thrown by Hono's validators, with words of its own
   if (error instanceof HTTPException && error.status === 400) {
@@ -68,24 +99,19 @@ function toProblem(error: Error, requestId: string): Problem {
     return new Problem('UNSUPPORTED_MEDIA_TYPE', 'Send the body as "Content-Type: application/json".')
   }
   if (error instanceof DatabaseError) {
-    log({ level: 'error', request_id: requestId, event: 'database_error', sqlstate: error.sqlstate ?? null })
+    trace.fault = { fault: 'database_error', sqlstate: error.sqlstate ?? null }
     return error.isUnavailable
       ? new Problem('DATABASE_UNAVAILABLE', 'Try again in a moment.', { headers: { 'Retry-After': '2' } })
       : new Problem('INTERNAL', 'Quote the request_id when you report this.')
   }
   // the class and the place, never the message: it may hold what the client sent
-  log({
-    level: 'error',
-    request_id: requestId,
-    event: 'defect',
-    error: error.name,
-    at: error.stack?.split('\n')[1]?.trim(),
-  })
+  trace.fault = { fault: 'defect', error: error.name, at: error.stack?.split('\n')[1]?.trim() ?? null }
   return new Problem('INTERNAL', 'Quote the request_id when you report this.')
 }
 
-function log(entry: Record<string, unknown>): void {
-  console.error(JSON.stringify(entry))
+/** The pattern of the route that answered; null when only middleware matched. */
+function findRoute(matched: { method: string; path: string }[]): string | null {
+  return matched.findLast(({ method }) => method !== 'ALL')?.path ?? null
 }
 
 type Issue = { code: string; path: PropertyKey[]; message: string; keys?: string[] }

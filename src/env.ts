@@ -1,5 +1,12 @@
 // What the Worker is given (bindings) and what a request carries (context variables).
+import type { OperatorDatabase } from './db/operator.ts'
 import type { TenantDatabase } from './db/tenant.ts'
+import type { Trace } from './trace.ts'
+
+/** Cloudflare's rate-limiting binding. */
+export interface RateLimiter {
+  limit(options: { key: string }): Promise<{ success: boolean }>
+}
 
 /** Secrets and variables; README.md, "Configuration", says what each is for. */
 export interface Env {
@@ -8,20 +15,31 @@ export interface Env {
   DATABASE_URL: string
   /** Login of role rekko_jobs: the scheduled handler only. */
   JOBS_DATABASE_URL: string
+  /** Login of role rekko_operator: /v1/operator only. Without it, those routes answer NOT_CONFIGURED. */
+  OPERATOR_DATABASE_URL?: string
+  /** Who signs the operator's tokens: JSON, as src/auth/issuer.ts reads it. */
+  OPERATOR_ISSUER?: string
   /** 32 or more random characters; API keys are stored as HMAC-SHA-256 under it. */
   API_KEY_PEPPER: string
   /** Where Neon's driver sends its requests, when that is not Neon: the local endpoint. */
   NEON_FETCH_ENDPOINT?: string
+  // Cloudflare's rate limiters: see src/rate-limit.ts. Without one, its calls are not limited.
+  VERIFY_LIMIT?: RateLimiter
+  IDENTIFY_LIMIT?: RateLimiter
+  WRITE_LIMIT?: RateLimiter
+  READ_LIMIT?: RateLimiter
+  ADMIN_LIMIT?: RateLimiter
+  FAILURE_LIMIT?: RateLimiter
 }
 
 export interface AppContext {
   Bindings: Env
   Variables: {
-    /** Names this request in the answer, the log and the audit. */
-    requestId: string
-    /** Milliseconds since the epoch when the request came in. */
-    startedAt: number
+    /** Names this request in the answer, the log and the audit; says when it came, and what the log will say. */
+    trace: Trace
     /** The only way to a tenant's data; set by `requires(scope)`. */
     db: TenantDatabase
+    /** The operator's door; set by `requiresOperator(scope)`. */
+    operator: OperatorDatabase
   }
 }

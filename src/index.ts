@@ -1,11 +1,11 @@
 // The Worker's entry: requests, and the work that a schedule does.
 import { app } from './app.ts'
-import { rollUp } from './db/jobs.ts'
+import { runJobs } from './db/jobs.ts'
 import type { Env } from './env.ts'
 
 export default {
   fetch: app.fetch,
   async scheduled(_controller, env): Promise<void> {
-    await rollUp(env)
+    await runJobs(env)
   },
 } satisfies ExportedHandler<Env>

@@ -9,10 +9,24 @@ export interface Settings {
   identificationThreshold: number
   /** Matches a search answers when the request does not say. */
   maxResults: number
+  /** Failed verifications of one person, after which further ones are refused until the hour or the day is over. */
+  failedVerificationsPerHour: number
+  failedVerificationsPerDay: number
+  /** Web origins whose pages may read answers. */
+  allowedOrigins: readonly string[]
 }
 
 export const MAX_RESULTS = 20
 const DEFAULT_MAX_RESULTS = 5
+/**
+ * Somebody who stands in the wrong light tries a few times. Somebody who rebuilds a template from scores
+ * reaches a cosine of about the root of (tries / 512): 40 a day are 0.28, 500 are 0.99 (docs/thresholds.md).
+ */
+export const FAILED_VERIFICATIONS = {
+  perHour: { default: 10, max: 100 },
+  perDay: { default: 40, max: 500 },
+} as const
+export const MAX_ALLOWED_ORIGINS = 10
 
 /**
  * Reads what is stored. A threshold below the model's floor counts as the floor, and anything that is
@@ -25,16 +39,37 @@ export function toSettings(stored: unknown): Settings {
     const value = record[name]
     return isNumberUpTo(value, 1) ? Math.max(value, model.floor) : otherwise
   }
-  const maxResults = record['max_results']
+  const wholeNumber = (name: string, max: number, otherwise: number) => {
+    const value = record[name]
+    return Number.isInteger(value) && isNumberUpTo(value, max) ? Math.max(value, 1) : otherwise
+  }
+  const origins = record['allowed_origins']
   return {
     model,
     verificationThreshold: threshold('verification_threshold', model.verification),
     identificationThreshold: threshold('identification_threshold', model.identification),
-    maxResults:
-      Number.isInteger(maxResults) && isNumberUpTo(maxResults, MAX_RESULTS)
-        ? Math.max(maxResults, 1)
-        : DEFAULT_MAX_RESULTS,
+    maxResults: wholeNumber('max_results', MAX_RESULTS, DEFAULT_MAX_RESULTS),
+    failedVerificationsPerHour: wholeNumber(
+      'failed_verifications_per_hour',
+      FAILED_VERIFICATIONS.perHour.max,
+      FAILED_VERIFICATIONS.perHour.default,
+    ),
+    failedVerificationsPerDay: wholeNumber(
+      'failed_verifications_per_day',
+      FAILED_VERIFICATIONS.perDay.max,
+      FAILED_VERIFICATIONS.perDay.default,
+    ),
+    allowedOrigins: Array.isArray(origins) ? origins.filter(isOrigin).slice(0, MAX_ALLOWED_ORIGINS) : [],
   }
+}
+
+/** The origin of a web page as a browser sends it (RFC 6454): https, no path; http on this machine only. */
+export function isOrigin(value: unknown): value is string {
+  if (typeof value !== 'string' || value.length > 255 || !URL.canParse(value)) return false
+  const { origin, protocol, hostname } = new URL(value)
+  // a URL may have it in its host, and whoever writes it means a pattern, which this is not
+  if (hostname.includes('*')) return false
+  return origin === value && (protocol === 'https:' || (protocol === 'http:' && hostname === 'localhost'))
 }
 
 function isNumberUpTo(value: unknown, limit: number): value is number {

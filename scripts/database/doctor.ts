@@ -2,7 +2,10 @@
 
 import { findMigrationFindings } from './commands/migrations.ts'
 import type { Connection } from './connection.ts'
-import { describeTarget, isPooled, type Target } from './target.ts'
+import { lint, toSentence } from './linter.ts'
+import { RULES } from './linter-rules.ts'
+import { isBefore, readSettings, SECURE_MINOR, type Setting } from './server.ts'
+import { describeTarget, isNeon, isPooled, type Target } from './target.ts'
 
 export type Level = 'ok' | 'warning' | 'problem' | 'skipped'
 
@@ -39,10 +42,7 @@ const CHECKS: Check[] = [
   { name: 'postgresql', examine: examineServer },
   { name: 'pgvector', examine: examinePgvector },
   { name: 'migrations', examine: examineMigrations },
-  { name: 'logins', examine: examineLogins },
-  { name: 'tenant setting', examine: examineTenantSetting },
-  { name: 'row-level security', examine: examineRowSecurity, needsSchema: true },
-  { name: 'security definer', examine: examineDefiners },
+  { name: 'isolation', examine: examineIsolation, needsSchema: true },
   { name: 'durability', examine: examineDurability },
   { name: 'checksums', examine: examineChecksums },
   { name: 'parameter logging', examine: examineLogging },
@@ -119,13 +119,6 @@ async function examineServer({ connection }: Patient): Promise<Verdict[]> {
   return [judgeServer(row?.version ?? 0)]
 }
 
-/** The newest major that this code was tried with, and what each needs: the fixes of 14 May 2026, eleven CVEs. */
-const SECURE_MINOR = new Map([
-  [16, 14],
-  [17, 10],
-  [18, 4],
-])
-
 /** @param version as in server_version_num: 170011 is 17.11 */
 export function judgeServer(version: number): Verdict {
   const [major, minor] = [Math.floor(version / 10_000), version % 10_000]
@@ -200,42 +193,12 @@ export function judgePgvector({ installed, available, workers, hnsw_indexes }: P
   return [ok(`pgvector ${installed}`)]
 }
 
-/** Whether a version like 0.8.1 comes before another; 0.8.10 comes after 0.8.9. */
-export function isBefore(version: string, other: string): boolean {
-  const [a, b] = [version, other].map((text) => text.split('.').map(Number))
-  for (let part = 0; part < 3; part++) {
-    const difference = (a?.[part] ?? 0) - (b?.[part] ?? 0)
-    if (difference !== 0) return difference < 0
-  }
-  return false
-}
-
 async function examineDurability({ connection, target }: Patient): Promise<Verdict[]> {
   if (target.kind === 'embedded') return [skipped('the embedded database is for development: a crash may lose data')]
   if (isNeon(target)) return [skipped('Neon keeps the log on machines of its own, whatever these settings say')]
-  const settings = await connection.query<Setting>(`
-    select name, setting, null as whose from pg_settings where name in ('fsync', 'full_page_writes', 'synchronous_commit')
-    union all
-    ${SETTINGS_OF_ROLES} where split_part(c, '=', 1) = 'synchronous_commit'`)
+  const settings = await readSettings(connection, ['fsync', 'full_page_writes', 'synchronous_commit'])
   return judgeDurability(settings)
 }
-
-export interface Setting {
-  name: string
-  setting: string
-  /** The role or database that it was set for; null for the server's. */
-  whose: string | null
-}
-
-/** Settings of ALTER ROLE and ALTER DATABASE that apply to this database; `c` is a name=value. */
-const SETTINGS_OF_ROLES = `
-  select split_part(c, '=', 1) as name, substr(c, strpos(c, '=') + 1) as setting,
-    concat_ws(
-      ' ', 'role ' || (select quote_ident(rolname) from pg_roles where oid = s.setrole),
-      case when s.setdatabase <> 0 then 'database ' || quote_ident(current_database()) end
-    ) as whose
-  from pg_db_role_setting s
-  join unnest(s.setconfig) as c on s.setdatabase in (0, (select oid from pg_database where datname = current_database()))`
 
 export function judgeDurability(settings: Setting[]): Verdict[] {
   const consequences: Record<string, string> = {
@@ -345,187 +308,15 @@ async function examineMigrations({ connection }: Patient): Promise<Verdict[]> {
   )
 }
 
-async function examineLogins({ connection }: Patient): Promise<Verdict[]> {
-  const logins = await connection.query<LoginFacts>(
-    `with recursive wanted as (
-       select name, r.oid from unnest($1::text[]) as name left join pg_roles r on r.rolname = name
-     ), memberships as (
-       select w.oid as login, m.roleid from wanted w join pg_auth_members m on m.member = w.oid
-       union
-       select s.login, m.roleid from memberships s join pg_auth_members m on m.member = s.roleid
-     )
-     select
-       w.name, r.oid is not null as is_there, r.rolcanlogin as can_login, r.rolsuper or r.rolbypassrls as bypasses,
-       r.rolcreaterole or r.rolcreatedb or r.rolreplication as creates, r.rolinherit as inherits,
-       array(
-         select g.rolname::text from memberships s join pg_roles g on g.oid = s.roleid where s.login = w.oid order by 1
-       ) as member_of,
-       array(
-         select pg_describe_object(d.classid, d.objid, d.objsubid) from pg_shdepend d
-         where d.refclassid = 'pg_authid'::regclass and d.refobjid = w.oid and d.deptype = 'o'
-           and d.dbid in (0, (select oid from pg_database where datname = current_database()))
-         limit 5
-       ) as owns
-     from wanted w left join pg_roles r on r.oid = w.oid`,
-    [['rekko_app', 'rekko_operator', 'rekko_jobs', 'rekko_owner']],
-  )
-  return orOk(logins.flatMap(judgeLogin), 'rekko_app, rekko_operator and rekko_jobs can do no more than they should')
-}
-
-export interface LoginFacts {
-  name: string
-  is_there: boolean
-  can_login: boolean | null
-  /** Superuser or BYPASSRLS. */
-  bypasses: boolean | null
-  creates: boolean | null
-  inherits: boolean | null
-  /** Directly or through others. */
-  member_of: string[]
-  owns: string[]
-}
-
-export function judgeLogin(login: LoginFacts): Verdict[] {
-  const { name } = login
-  if (!login.is_there) return [problem(`the role ${name} does not exist`, 'scripts/db.sh up makes it')]
-  const verdicts: Verdict[] = []
-  if (login.bypasses) {
-    verdicts.push(
-      problem(
-        `${name} bypasses row-level security: it sees every tenant`,
-        `alter role ${name} nosuperuser nobypassrls`,
-      ),
-    )
-  }
-  if (name === 'rekko_owner') {
-    if (login.can_login) {
-      verdicts.push(warning('rekko_owner can log in; nobody should work as it', 'alter role rekko_owner nologin'))
-    }
-    return verdicts
-  }
-  if (!login.can_login) verdicts.push(problem(`${name} cannot log in`, `alter role ${name} login`))
-  if (login.creates) {
-    verdicts.push(
-      problem(
-        `${name} may create roles or databases, or replicate`,
-        `alter role ${name} nocreaterole nocreatedb noreplication`,
-      ),
-    )
-  }
-  if (login.member_of.length > 0) {
-    verdicts.push(
-      problem(
-        `${name} is a member of ${login.member_of.join(', ')}: it can take over what those may do`,
-        `revoke ${login.member_of[0]} from ${name}`,
-      ),
-    )
-  }
-  if (login.owns.length > 0) {
-    verdicts.push(
-      problem(
-        `${name} owns ${login.owns.join(', ')}: an owner can take policies away`,
-        `reassign owned by ${name} to rekko_owner`,
-      ),
-    )
-  }
-  if (name === 'rekko_app' && login.inherits) {
-    verdicts.push(problem('rekko_app has INHERIT, so GET /ready refuses it', 'alter role rekko_app noinherit'))
-  }
-  return verdicts
-}
-
-async function examineTenantSetting({ connection }: Patient): Promise<Verdict[]> {
-  const settings = await connection.query<Setting>(
-    `${SETTINGS_OF_ROLES} where split_part(c, '=', 1) = 'app.current_tenant_id'
-     union all
-     select 'app.current_tenant_id', '', null
-     where nullif(current_setting('app.current_tenant_id', true), '') is not null`,
-  )
-  // one cause is enough: what is set for a role or database shows in this session too
-  const causes = settings.some(({ whose }) => whose !== null)
-    ? settings.filter(({ whose }) => whose !== null)
-    : settings
+async function examineIsolation({ connection, target }: Patient): Promise<Verdict[]> {
+  const { rules, objects, findings } = await lint(connection, target)
+  // another check says these, and has more to go by
+  const elsewhere = RULES.flatMap(({ id, doctor }) => (doctor === undefined ? [] : [id]))
   return orOk(
-    causes.map(({ whose }) =>
-      problem(
-        'a session starts inside a tenant without having shown a key: app.current_tenant_id is set ' +
-          (whose === null ? 'for the whole server, or by the options of this URL' : `for ${whose}`),
-        whose === null
-          ? 'take app.current_tenant_id out of postgresql.conf and out of the URL'
-          : toReset(whose, 'app.current_tenant_id'),
-      ),
-    ),
-    'no session starts inside a tenant',
-  )
-}
-
-async function examineRowSecurity({ connection }: Patient): Promise<Verdict[]> {
-  const tables = await connection.query<TableFacts>(`
-    with policies as (
-      select p.polrelid, p.polpermissive from pg_policy p
-      where p.polcmd = '*'
-        and p.polroles && array[0::oid, (select oid from pg_roles where rolname = 'rekko_app')]
-        and pg_get_expr(p.polqual, p.polrelid) ~ '^\\((tenant_id|id) = (public\\.)?current_tenant_id\\(\\)\\)$'
-        and coalesce(pg_get_expr(p.polwithcheck, p.polrelid), '') in ('', pg_get_expr(p.polqual, p.polrelid))
-    )
-    select c.relname as name, c.relrowsecurity as is_enabled, c.relforcerowsecurity as is_forced,
-      exists (select from policies where polrelid = c.oid and not polpermissive) as is_walled,
-      exists (select from policies where polrelid = c.oid and polpermissive) as is_open_to_its_tenant
-    from pg_class c
-    where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p') and c.relname <> 'schema_migrations'
-    order by c.relname`)
-  return orOk(tables.flatMap(judgeTable), `on and forced for ${tables.length} tables`)
-}
-
-export interface TableFacts {
-  name: string
-  is_enabled: boolean
-  is_forced: boolean
-  /** A restrictive policy keeps rekko_app inside its tenant. */
-  is_walled: boolean
-  /** A permissive policy with the same expression lets it in there. */
-  is_open_to_its_tenant: boolean
-}
-
-export function judgeTable(table: TableFacts): Verdict[] {
-  const { name } = table
-  const again = 'write it as a migration again: migrations/000002_tenancy.up.sql has the statement'
-  return [
-    ...(table.is_enabled
-      ? []
-      : [problem(`${name} has no row-level security`, `alter table ${name} enable row level security`)]),
-    ...(table.is_forced
-      ? []
-      : [
-          problem(
-            `row-level security of ${name} does not bind its owner`,
-            `alter table ${name} force row level security`,
-          ),
-        ]),
-    ...(table.is_walled
-      ? []
-      : [problem(`${name} has no restrictive policy that keeps rekko_app in its tenant`, again)]),
-    ...(table.is_open_to_its_tenant
-      ? []
-      : [problem(`${name} has no permissive policy that lets rekko_app into its own tenant`, again)]),
-  ]
-}
-
-async function examineDefiners({ connection }: Patient): Promise<Verdict[]> {
-  const functions = await connection.query<{ name: string }>(`
-    select p.oid::regprocedure::text as name from pg_proc p join pg_namespace n on n.oid = p.pronamespace
-    where p.prosecdef and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
-      and not exists (select from pg_depend d where d.classid = 'pg_proc'::regclass and d.objid = p.oid and d.deptype = 'e')
-      and not exists (select from unnest(p.proconfig) as setting where setting ~ '^search_path=' and setting !~ '\\$user')
-    order by 1`)
-  return orOk(
-    functions.map(({ name }) =>
-      problem(
-        `${name} runs with its owner's rights and takes its search_path from the caller, who can put a table of his own in front`,
-        `alter function ${name} set search_path = pg_catalog, pg_temp`,
-      ),
-    ),
-    'every SECURITY DEFINER function pins its search_path',
+    findings
+      .filter(({ rule }) => !elsewhere.includes(rule))
+      .map((finding) => ({ level: finding.level, says: toSentence(finding), mend: finding.mend })),
+    `${rules} rules of the linter hold for ${objects.toLocaleString('en')} objects`,
   )
 }
 
@@ -630,10 +421,6 @@ export function judgeVacuum({ rows, dead, unvacuumed, unanalyzed }: VacuumFacts)
     verdicts.push(warning(`${percent(unanalyzed)} % of faces changed since its last analyze: plans may be poor`, mend))
   }
   return orOk(verdicts, 'faces is vacuumed and analyzed')
-}
-
-function isNeon(target: Target): boolean {
-  return target.kind === 'native' && target.url.hostname.endsWith('.neon.tech')
 }
 
 function ok(says: string): Verdict {

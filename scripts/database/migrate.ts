@@ -4,6 +4,7 @@
 import { createHash } from 'node:crypto'
 import { readdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
 import type { Connection } from './connection.ts'
 
 export const MIGRATIONS = join(import.meta.dirname, '../../migrations')
@@ -21,6 +22,7 @@ export interface Migration {
 /** Waits for a lock no longer than this: behind a waiting ALTER TABLE, every request waits too. */
 const LOCK_TIMEOUT = '5s'
 const STATEMENT_TIMEOUT = '15min'
+const TURN_POLL_MS = 200
 /** The first line of a migration that cannot run in a transaction (CREATE INDEX CONCURRENTLY). */
 const NO_TRANSACTION = '-- no transaction'
 
@@ -144,7 +146,7 @@ export async function checksumOf(migration: Migration, folder = MIGRATIONS): Pro
 /** Works as rekko_owner, one runner at a time: a second one waits here, then finds nothing left to do. */
 async function exclusively<Result>(connection: Connection, work: () => Promise<Result>): Promise<Result> {
   await connection.execute('set role rekko_owner')
-  await connection.query("select pg_advisory_lock(hashtext('rekko.migrate'))")
+  await waitForTurn(connection)
   await watchClient(connection)
   try {
     await connection.execute(`
@@ -160,6 +162,20 @@ async function exclusively<Result>(connection: Connection, work: () => Promise<R
   } finally {
     await connection.query("select pg_advisory_unlock(hashtext('rekko.migrate'))")
     await connection.execute('reset role')
+  }
+}
+
+/**
+ * Asks again and again, instead of waiting inside a statement: a statement that waits holds a snapshot, and CREATE
+ * INDEX CONCURRENTLY in the runner before waits for all snapshots, so the two would wait for each other.
+ */
+async function waitForTurn(connection: Connection): Promise<void> {
+  for (;;) {
+    const [row] = await connection.query<{ is_ours: boolean }>(
+      "select pg_try_advisory_lock(hashtext('rekko.migrate')) as is_ours",
+    )
+    if (row?.is_ours) return
+    await delay(TURN_POLL_MS)
   }
 }
 

@@ -78,6 +78,11 @@ export function isPooled(target: Target): boolean {
   return target.kind === 'native' && (toHost(target.url).split('.')[0]?.endsWith('-pooler') ?? false)
 }
 
+/** Neon, which keeps the log and the pages on machines of its own. */
+export function isNeon(target: Target): boolean {
+  return target.kind === 'native' && target.url.hostname.endsWith('.neon.tech')
+}
+
 /** Commands that need PostgreSQL's own programs or several sessions say so here. */
 export function requireNative(target: Target, instead: string): NativeTarget {
   if (target.kind === 'native') return target

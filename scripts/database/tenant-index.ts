@@ -7,7 +7,7 @@ import { toSettings } from '../../src/settings.ts'
 import { gaussian } from '../gallery.ts'
 import type { Connection } from './connection.ts'
 import type { Context } from './context.ts'
-import { isBefore } from './doctor.ts'
+import { isBefore } from './server.ts'
 import { requireDirect, requireNative, withConnection } from './target.ts'
 import { CommandError, EXIT, type Terminal } from './terminal.ts'
 

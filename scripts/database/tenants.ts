@@ -1,5 +1,5 @@
 // Tenants and their API keys, as an administrator sees and makes them. Never a key itself, and never its hash.
-import { type Environment, isApiKey, toPrefix } from '../../src/auth/api-key.ts'
+import { type Environment, generateApiKey, hashApiKey, isApiKey, toPepper, toPrefix } from '../../src/auth/api-key.ts'
 import { findSecrets, keepSecrets, makeSecrets } from '../development-secrets.ts'
 import type { Connection } from './connection.ts'
 import type { Target } from './target.ts'
@@ -61,13 +61,15 @@ export type StoredKey = {
   created_at: Date
   expires_at: Date | null
   revoked_at: Date | null
+  /** To within about ten minutes; null when never. */
+  last_used_at: Date | null
 }
 
 /** The keys of a tenant, the oldest first. */
 export function listKeys(connection: Connection, tenantId: string): Promise<StoredKey[]> {
   return asOwner(connection, () =>
     connection.query<StoredKey>(
-      `select id, prefix, name, scopes, created_at, expires_at, revoked_at
+      `select id, prefix, name, scopes, created_at, expires_at, revoked_at, last_used_at
       from api_keys where tenant_id = $1 order by created_at, id`,
       [tenantId],
     ),
@@ -110,6 +112,46 @@ export async function revokeKey(connection: Connection, tenantId: string, keyId:
     if (findSqlState(error) !== '42883') throw error
     throw new CommandError('This schema cannot revoke keys yet: scripts/db.sh up', EXIT.refused)
   }
+}
+
+/**
+ * Makes a second key with the name and the scopes of a valid one, which ends after an overlap, and never later
+ * than it would have. The owner does it by hand, because nobody but an administrator needs to: a tenant rotates
+ * its keys itself (src/db/api-keys.ts).
+ *
+ * @param overlapMs 0 ends the old key at once
+ * @param expiresAt of the new key; null for never
+ * @returns the new key, which is shown this once; null when the old one is revoked or has expired
+ */
+export async function rotateKey(
+  connection: Connection,
+  pepper: string,
+  { id, environment }: Pick<Tenant, 'id' | 'environment'>,
+  keyId: string,
+  overlapMs: number,
+  expiresAt: Date | null,
+): Promise<string | null> {
+  const key = generateApiKey(environment)
+  const hash = await hashApiKey(key, await toPepper(pepper))
+  const made = await asOwner(connection, () =>
+    connection.query(
+      `with rotated as (
+        update api_keys set expires_at = least(
+          expires_at, date_trunc('milliseconds', clock_timestamp()) + make_interval(secs => $3::float8 / 1000)
+        )
+        where tenant_id = $1 and id = $2 and revoked_at is null and (expires_at is null or expires_at > clock_timestamp())
+        returning tenant_id, id, name, scopes
+      ), created as (
+        insert into api_keys (tenant_id, name, hash, prefix, scopes, expires_at)
+        select tenant_id, name, decode($4, 'hex'), $5, scopes, $6::timestamptz from rotated
+      ), noted as (
+        insert into admin_events (tenant_id, action, target) select tenant_id, 'api_key.rotated', id::text from rotated
+      )
+      select id from rotated`,
+      [id, keyId, overlapMs, hash, toPrefix(key), expiresAt],
+    ),
+  )
+  return made.length > 0 ? key : null
 }
 
 /**

@@ -12,7 +12,7 @@ export const EXIT = {
   refused: 3,
   /** The database does not answer, or not to this login. */
   unreachable: 4,
-  /** It works, and there is something to mend: pending migrations, findings of check and doctor. */
+  /** It works, and there is something to mend: pending migrations, findings of check, doctor and lint. */
   findings: 5,
 } as const
 

@@ -6,7 +6,7 @@ import { CommandError, EXIT } from './terminal.ts'
 /** Behind a waiting lock every request waits too; a batch takes well under a second. */
 const TIMEOUTS = "set local lock_timeout = '5s'; set local statement_timeout = '2min'"
 
-/** Works as rekko_owner, which may see tenants, keys and usage, and no face. */
+/** Works as rekko_owner, which may see tenants, keys and usage; faces only inside a tenant that was entered. */
 export function asOwner<Result>(connection: Connection, work: () => Promise<Result>): Promise<Result> {
   return inTransaction(connection, async () => {
     await setRole(connection, 'rekko_owner')

@@ -43,12 +43,7 @@ export const SHORTLIST_SIZE = 200
  *
  * @param maxResults matches at most, 1 to 20
  */
-export async function identifyFace(
-  db: TenantDatabase,
-  probe: Embedding,
-  maxResults: number,
-  requestId: string,
-): Promise<Search> {
+export async function identifyFace(db: TenantDatabase, probe: Embedding, maxResults: number): Promise<Search> {
   const { model, identificationThreshold } = db.tenant.settings
   const [search] = await db.run<Search>(db.sql`
     with candidates as materialized (
@@ -76,7 +71,7 @@ export async function identifyFace(
         (select coalesce(sum(change), 0) from face_counts where tenant_id = ${db.tenant.id}),
         (select count(*) from nearest where is_match),
         extract(epoch from clock_timestamp() - transaction_timestamp()) * 1000,
-        ${requestId}
+        ${db.requestId}
       from (values (true)) as one_search left join best on true
       returning tenant_id, id, faces_searched
     ), metered as (

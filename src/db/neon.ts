@@ -2,11 +2,13 @@
 import { NeonDbError, type NeonQueryFunction, type NeonQueryPromise, neon, neonConfig } from '@neondatabase/serverless'
 import type { Env } from '../env.ts'
 import { Problem } from '../problem.ts'
+import type { Trace } from '../trace.ts'
 
 /** Writes statements: values in `${}` always travel as parameters. */
 export type Sql = NeonQueryFunction<false, false>
 export type Statement = NeonQueryPromise<false, false>
 export type Row = Record<string, unknown>
+export type DatabaseTrace = Pick<Trace, 'databaseMs' | 'databaseRequests'>
 
 /**
  * Longer than Neon needs to wake up, shorter than a gate's patience; and longer than both statements of a
@@ -31,40 +33,50 @@ export class DatabaseError extends Error {
 
   /** The database is away, overloaded or gave up; the same request may succeed later. */
   get isUnavailable(): boolean {
-    // connections, resources, an operator or a timeout, a lock that was not to be had
-    return this.sqlstate === undefined || /^(08|53|57|55P03)/.test(this.sqlstate)
+    // connections, a deadlock, resources, an operator or a timeout, a lock that was not to be had
+    return this.sqlstate === undefined || /^(08|40|53|57|55P03)/.test(this.sqlstate)
   }
 }
 
-const connections = new Map<string, Sql>()
-
-/** @param url a connection string; one driver object is kept for each */
-export function connect(env: Env, url: string | undefined): Sql {
-  if (!url) throw new Problem('NOT_CONFIGURED', 'The operator must set the connection secrets of the database.')
-  if (env.NEON_FETCH_ENDPOINT) neonConfig.fetchEndpoint = env.NEON_FETCH_ENDPOINT
-  const known = connections.get(url)
-  if (known) return known
-  const sql = neon(url)
-  connections.set(url, sql)
-  return sql
+export interface Database {
+  readonly sql: Sql
+  /**
+   * Sends statements as one HTTP request and one transaction.
+   *
+   * @returns the rows of each statement
+   * @throws DatabaseError, with nothing of the transaction left unless `sqlstate` is undefined
+   */
+  transact(statements: Statement[], options: { readOnly: boolean }): Promise<Row[][]>
 }
 
+const drivers = new Map<string, Sql>()
+
 /**
- * Sends statements as one HTTP request and one transaction.
- *
- * @returns the rows of each statement
- * @throws DatabaseError, with nothing of the transaction left unless `sqlstate` is undefined
+ * @param url a connection string; one driver object is kept for each
+ * @param trace of the request that asks; it learns how long the database took
  */
-export async function transact(sql: Sql, statements: Statement[], readOnly: boolean): Promise<Row[][]> {
-  try {
-    const results = await sql.transaction(statements, {
-      readOnly,
-      isolationLevel: 'ReadCommitted',
-      fetchOptions: { signal: AbortSignal.timeout(DEADLINE_MS) },
-    })
-    return results
-  } catch (error) {
-    throw toDatabaseError(error)
+export function connect(env: Env, url: string | undefined, trace: DatabaseTrace): Database {
+  if (!url) throw new Problem('NOT_CONFIGURED', 'The operator must set the connection secrets of the database.')
+  if (env.NEON_FETCH_ENDPOINT) neonConfig.fetchEndpoint = env.NEON_FETCH_ENDPOINT
+  const sql = drivers.get(url) ?? neon(url)
+  drivers.set(url, sql)
+  return {
+    sql,
+    async transact(statements, { readOnly }) {
+      const sentAt = Date.now()
+      try {
+        return await sql.transaction(statements, {
+          readOnly,
+          isolationLevel: 'ReadCommitted',
+          fetchOptions: { signal: AbortSignal.timeout(DEADLINE_MS) },
+        })
+      } catch (error) {
+        throw toDatabaseError(error)
+      } finally {
+        trace.databaseMs += Date.now() - sentAt
+        trace.databaseRequests += 1
+      }
+    },
   }
 }
 

@@ -1,9 +1,9 @@
 // Whether the database is one that may be trusted with tenants: not only that it answers.
 import type { Env } from '../env.ts'
-import { connect, DatabaseError, transact } from './neon.ts'
+import { connect, DatabaseError, type DatabaseTrace } from './neon.ts'
 
 /** The oldest schema that this code works with: the newest migration it was written for. */
-export const SCHEMA_VERSION = 2
+export const SCHEMA_VERSION = 5
 
 export type Readiness = {
   /** The login is rekko_app, owns nothing, is a member of nothing and cannot bypass the policies. */
@@ -14,8 +14,8 @@ export type Readiness = {
 }
 
 /** @throws DatabaseError when the database does not answer at all */
-export async function findReadiness(env: Env): Promise<Readiness> {
-  const sql = connect(env, env.DATABASE_URL)
+export async function findReadiness(env: Env, trace: DatabaseTrace): Promise<Readiness> {
+  const { sql, transact } = connect(env, env.DATABASE_URL, trace)
   const checks = sql`
     select
       (
@@ -31,7 +31,7 @@ export async function findReadiness(env: Env): Promise<Readiness> {
       ) as row_level_security,
       coalesce((select version >= ${SCHEMA_VERSION} and not dirty from schema_migrations), false) as schema_version`
   try {
-    const [rows] = await transact(sql, [checks], true)
+    const [rows] = await transact([checks], { readOnly: true })
     const row = rows?.[0]
     return {
       role: row?.['role'] === true,

@@ -45,6 +45,7 @@ export const tenants = pgTable(
     isActive: boolean('is_active').notNull().default(true),
     createdAt: now('created_at'),
     updatedAt: now('updated_at'),
+    erasureRequestedAt: instant('erasure_requested_at'),
   },
   (table) => [
     check('tenants_name_check', sql`char_length(name) between 1 and 255`),
@@ -54,6 +55,8 @@ export const tenants = pgTable(
     ...wall('tenants', sql`id = current_tenant_id()`),
     ownerPolicy('tenants', { for: 'select', using: sql`true` }),
     ownerPolicy('tenants', { for: 'insert', withCheck: sql`true` }),
+    ownerPolicy('tenants', { for: 'update', using: sql`true`, withCheck: sql`true` }),
+    ownerPolicy('tenants', { for: 'delete', using: sql`erasure_requested_at IS NOT NULL` }),
   ],
 ).enableRLS()
 
@@ -84,7 +87,8 @@ export const apiKeys = pgTable(
     ...wall('api_keys'),
     ownerPolicy('api_keys', { for: 'select', using: sql`true` }),
     ownerPolicy('api_keys', { for: 'insert', withCheck: sql`true` }),
-    ownerPolicy('api_keys', { for: 'update', using: sql`revoked_at IS NULL`, withCheck: sql`revoked_at IS NOT NULL` }),
+    ownerPolicy('api_keys', { for: 'update', using: sql`revoked_at IS NULL`, withCheck: sql`true` }),
+    ownerPolicy('api_keys', { for: 'delete', using: sql`tenant_id = current_tenant_id()` }),
   ],
 ).enableRLS()
 
@@ -117,6 +121,8 @@ export const faces = pgTable(
     // include (code, id)
     index('idx_faces_tenant_code').on(table.tenantId),
     ...wall('faces'),
+    ownerPolicy('faces', { for: 'select', using: sql`tenant_id = current_tenant_id()` }),
+    ownerPolicy('faces', { for: 'delete', using: sql`tenant_id = current_tenant_id()` }),
   ],
 ).enableRLS()
 
@@ -158,6 +164,10 @@ export const verifications = pgTable(
     ),
     index('idx_verifications_tenant_face').on(table.tenantId, table.faceId),
     ...wall('verifications'),
+    index('idx_verifications_failed')
+      .on(table.tenantId, table.externalId, table.createdAt.desc().nullsFirst())
+      .where(sql`not verified`),
+    ownerPolicy('verifications', { for: 'delete', using: sql`tenant_id = current_tenant_id()` }),
     ownerPolicy('verifications', { for: 'select', using: sql`tenant_id = current_tenant_id()` }),
     ownerPolicy('verifications', {
       for: 'update',
@@ -206,6 +216,7 @@ export const identifications = pgTable(
     ),
     index('idx_identifications_tenant_face').on(table.tenantId, table.faceId),
     ...wall('identifications'),
+    ownerPolicy('identifications', { for: 'delete', using: sql`tenant_id = current_tenant_id()` }),
     ownerPolicy('identifications', { for: 'select', using: sql`tenant_id = current_tenant_id()` }),
     ownerPolicy('identifications', {
       for: 'update',
@@ -255,6 +266,7 @@ export const usageRecords = pgTable(
     ownerPolicy('usage_records', { for: 'select', using: sql`true` }),
     ownerPolicy('usage_records', { for: 'insert', withCheck: sql`true` }),
     ownerPolicy('usage_records', { for: 'update', using: sql`true`, withCheck: sql`true` }),
+    ownerPolicy('usage_records', { for: 'delete', using: sql`tenant_id = current_tenant_id()` }),
   ],
 ).enableRLS()
 
@@ -272,6 +284,110 @@ export const faceCounts = pgTable(
     ownerPolicy('face_counts', { for: 'select', using: sql`true` }),
     ownerPolicy('face_counts', { for: 'insert', withCheck: sql`true` }),
     ownerPolicy('face_counts', { for: 'delete', using: sql`true` }),
+  ],
+).enableRLS()
+
+export const tokenIssuers = pgTable(
+  'token_issuers',
+  {
+    id: id().primaryKey(),
+    issuer: text('issuer').notNull(),
+    audience: text('audience').notNull(),
+    algorithms: text('algorithms').array().notNull(),
+    tokenType: text('token_type').notNull().default('at+jwt'),
+    jwksUrl: text('jwks_url'),
+    jwks: jsonb('jwks'),
+    tenantClaim: text('tenant_claim').notNull().default('tenant_id'),
+    scopeClaim: text('scope_claim').notNull().default('scope'),
+    scopes: text('scopes').array().notNull(),
+    isActive: boolean('is_active').notNull().default(true),
+    createdAt: now('created_at'),
+    updatedAt: now('updated_at'),
+  },
+  (table) => [
+    unique('token_issuers_issuer_key').on(table.issuer),
+    check('token_issuers_issuer_check', sql`char_length(issuer) between 1 and 2048`),
+    check('token_issuers_audience_check', sql`char_length(audience) between 1 and 2048`),
+    check(
+      'token_issuers_algorithms_check',
+      sql`cardinality(algorithms) > 0 and algorithms <@ array['ES256', 'ES384', 'ES512', 'EdDSA', 'RS256', 'RS384', 'RS512', 'PS256', 'PS384', 'PS512']`,
+    ),
+    check('token_issuers_token_type_check', sql`token_type in ('at+jwt', 'JWT')`),
+    check('token_issuers_keys_check', sql`num_nonnulls(jwks_url, jwks) = 1`),
+    check('token_issuers_jwks_url_check', sql`jwks_url ~ '^(https://|http://(127\\.0\\.0\\.1|localhost)[:/])'`),
+    check(
+      'token_issuers_scopes_check',
+      sql`scopes <@ array['faces:read', 'faces:write', 'verify', 'identify', 'scores:read', 'audit:read', 'usage:read', 'admin']`,
+    ),
+    ownerPolicy('token_issuers', { for: 'select', using: sql`true` }),
+    ownerPolicy('token_issuers', { for: 'insert', withCheck: sql`true` }),
+    ownerPolicy('token_issuers', { for: 'update', using: sql`true`, withCheck: sql`true` }),
+    ownerPolicy('token_issuers', { for: 'delete', using: sql`true` }),
+  ],
+).enableRLS()
+
+export const tokenIssuerTenants = pgTable(
+  'token_issuer_tenants',
+  { tenantId: tenantId(), issuerId: uuid('issuer_id').notNull() },
+  (table) => [
+    primaryKey({ name: 'token_issuer_tenants_pkey', columns: [table.tenantId, table.issuerId] }),
+    foreignKey({
+      name: 'token_issuer_tenants_tenant_id_fkey',
+      columns: [table.tenantId],
+      foreignColumns: [tenants.id],
+    }),
+    foreignKey({
+      name: 'token_issuer_tenants_issuer_id_fkey',
+      columns: [table.issuerId],
+      foreignColumns: [tokenIssuers.id],
+    }),
+    index('idx_token_issuer_tenants_issuer').on(table.issuerId),
+    ...wall('token_issuer_tenants'),
+    ownerPolicy('token_issuer_tenants', { for: 'select', using: sql`true` }),
+    ownerPolicy('token_issuer_tenants', { for: 'insert', withCheck: sql`true` }),
+    ownerPolicy('token_issuer_tenants', { for: 'delete', using: sql`true` }),
+  ],
+).enableRLS()
+
+export const adminEvents = pgTable(
+  'admin_events',
+  {
+    tenantId: tenantId(),
+    id: id(),
+    actor: text('actor').notNull().default(sql`current_actor()`),
+    action: text('action').notNull(),
+    target: text('target'),
+    requestId: text('request_id').default(sql`current_request_id()`),
+    createdAt: now('created_at'),
+  },
+  (table) => [
+    primaryKey({ name: 'admin_events_pkey', columns: [table.tenantId, table.id] }),
+    foreignKey({ name: 'admin_events_tenant_id_fkey', columns: [table.tenantId], foreignColumns: [tenants.id] }),
+    index('idx_admin_events_tenant_created').on(
+      table.tenantId,
+      table.createdAt.desc().nullsFirst(),
+      table.id.desc().nullsFirst(),
+    ),
+    ...wall('admin_events'),
+    ownerPolicy('admin_events', { for: 'insert', withCheck: sql`true` }),
+    ownerPolicy('admin_events', { for: 'select', using: sql`tenant_id = current_tenant_id()` }),
+    ownerPolicy('admin_events', { for: 'delete', using: sql`tenant_id = current_tenant_id()` }),
+  ],
+).enableRLS()
+
+export const operatorEvents = pgTable(
+  'operator_events',
+  {
+    id: id().primaryKey(),
+    actor: text('actor').notNull().default(sql`current_actor()`),
+    action: text('action').notNull(),
+    target: text('target').notNull(),
+    requestId: text('request_id').default(sql`current_request_id()`),
+    createdAt: now('created_at'),
+  },
+  (table) => [
+    index('idx_operator_events_created').on(table.createdAt.desc().nullsFirst()),
+    ownerPolicy('operator_events', { for: 'insert', withCheck: sql`true` }),
   ],
 ).enableRLS()
 

@@ -3,21 +3,31 @@
 // A request sends one Neon batch: the first statement enters the tenant (and refuses a credential
 // that was revoked a moment ago), the second does the work. Row-level security is the wall; the
 // statements name `tenant_id` as well, because the planner needs it.
-import type { Scope } from '../auth/api-key.ts'
+import type { Environment, Scope } from '../auth/api-key.ts'
 import type { Env } from '../env.ts'
 import { Problem } from '../problem.ts'
 import { type Settings, toSettings } from '../settings.ts'
-import { connect, DatabaseError, type Row, type Sql, type Statement, transact } from './neon.ts'
+import type { Trace } from '../trace.ts'
+import { connect, DatabaseError, type Row, type Sql, type Statement } from './neon.ts'
 
 /** What must be known before a batch can be written: cached, and never a permission. */
 export interface Tenant {
   id: string
+  environment: Environment
   settings: Settings
 }
+
+/** What a request is let in by. Checked again in every transaction. */
+export type Credential =
+  /** HMAC-SHA-256 of the key, 64 hexadecimal digits. */
+  | { kind: 'api_key'; hash: string }
+  /** What a token says whose signature was verified. */
+  | { kind: 'token'; issuerId: string; scopes: string[]; subject: string | null }
 
 export interface TenantDatabase {
   readonly tenant: Tenant
   readonly sql: Sql
+  readonly requestId: string
   /**
    * Runs one statement inside the tenant: one HTTP request, one transaction.
    *
@@ -29,8 +39,14 @@ export interface TenantDatabase {
   readonly scopes: ReadonlySet<Scope>
 }
 
-// SQLSTATEs of our own (class RK), raised by enter_tenant_by_api_key in migrations/.
-const CREDENTIAL_REFUSED = 'RK401'
+// SQLSTATEs of our own (class RK), raised by the functions in migrations/ that enter a tenant.
+const REFUSALS: Record<string, string> = {
+  RK401: 'unknown',
+  RK411: 'revoked',
+  RK412: 'expired',
+  RK413: 'suspended',
+  RK414: 'issuer',
+}
 const SCOPE_MISSING = 'RK403'
 // An audit row names a face that another request erased after this one had found it.
 const FOREIGN_KEY_VIOLATION = '23503'
@@ -39,44 +55,100 @@ const FOREIGN_KEY_VIOLATION = '23503'
 export function unauthenticated(): Problem {
   return new Problem(
     'UNAUTHENTICATED',
-    'Send a valid API key as "Authorization: Bearer <key>" or "X-API-Key: <key>".',
+    'Send a valid API key as "Authorization: Bearer <key>" or "X-API-Key: <key>", or a valid token as "Authorization: Bearer <token>".',
     {
       headers: { 'WWW-Authenticate': 'Bearer' },
     },
   )
 }
 
-/** The tenant that an API key belongs to, or null. An extra request, for a cold isolate only. */
-export async function findTenantByApiKey(env: Env, keyHash: string): Promise<Tenant | null> {
-  const sql = connect(env, env.DATABASE_URL)
+/**
+ * The tenant that an API key belongs to. An extra request, for a cold isolate only; it is also where the
+ * key's last use is noted.
+ *
+ * @returns null when there is no such key; `refusal` when there is one that is not accepted
+ */
+export async function findTenantByApiKey(
+  env: Env,
+  trace: Trace,
+  keyHash: string,
+): Promise<{ tenant: Tenant; refusal: string | null } | null> {
+  const { sql, transact } = connect(env, env.DATABASE_URL, trace)
   const [rows] = await transact(
-    sql,
-    [sql`select tenant_id, settings from resolve_api_key(decode(${keyHash}, 'hex'))`],
-    true,
+    [sql`select tenant_id, environment, settings, refusal from resolve_api_key(decode(${keyHash}, 'hex'))`],
+    { readOnly: false },
   )
   const row = rows?.[0]
-  return row ? { id: String(row['tenant_id']), settings: toSettings(row['settings']) } : null
+  if (!row) return null
+  const refusal = row['refusal']
+  return {
+    tenant: toTenant(String(row['tenant_id']), row),
+    refusal: typeof refusal === 'string' ? refusal : null,
+  }
 }
 
 /**
- * @param keyHash of the presented credential, 64 hexadecimal digits; checked in every transaction
+ * A tenant that a verified token names. An extra request, for a cold isolate only.
+ *
+ * @returns null when the issuer may not speak for such a tenant
+ */
+export async function findTenantByToken(
+  env: Env,
+  trace: Trace,
+  issuerId: string,
+  tenantId: string,
+): Promise<Tenant | null> {
+  const { sql, transact } = connect(env, env.DATABASE_URL, trace)
+  const [rows] = await transact(
+    [sql`select environment, settings from resolve_token_tenant(${issuerId}::uuid, ${tenantId}::uuid)`],
+    { readOnly: true },
+  )
+  const row = rows?.[0]
+  return row ? toTenant(tenantId, row) : null
+}
+
+/** An active issuer of tokens by its name, as it is configured; null when there is none. For a cold isolate. */
+export async function findTokenIssuer(
+  env: Env,
+  trace: Trace,
+  name: string,
+): Promise<{ id: string; configuration: unknown } | null> {
+  const { sql, transact } = connect(env, env.DATABASE_URL, trace)
+  const [rows] = await transact([sql`select id, configuration from resolve_token_issuer(${name})`], { readOnly: true })
+  const row = rows?.[0]
+  return row ? { id: String(row['id']), configuration: row['configuration'] } : null
+}
+
+function toTenant(id: string, row: Row): Tenant {
+  return { id, environment: row['environment'] === 'live' ? 'live' : 'test', settings: toSettings(row['settings']) }
+}
+
+/**
  * @param scope what the credential must be allowed to do
  * @param onRefused called when the credential is refused, to forget what was cached about it
  */
 export function openTenant(
   env: Env,
+  trace: Trace,
   tenant: Tenant,
-  keyHash: string,
+  credential: Credential,
   scope: Scope,
   onRefused: () => void,
 ): TenantDatabase {
-  const sql = connect(env, env.DATABASE_URL)
+  const { sql, transact } = connect(env, env.DATABASE_URL, trace)
   let scopes: ReadonlySet<Scope> = new Set()
 
+  function enter(): Statement {
+    return credential.kind === 'api_key'
+      ? sql`select enter_tenant_by_api_key(${tenant.id}::uuid, decode(${credential.hash}, 'hex'), ${scope}) as scopes`
+      : sql`select enter_tenant_by_token(
+          ${tenant.id}::uuid, ${credential.issuerId}::uuid, ${credential.scopes}::text[], ${credential.subject}, ${scope}
+        ) as scopes`
+  }
+
   async function runOnce(statement: Statement, readOnly: boolean): Promise<Row[]> {
-    const enter = sql`select enter_tenant_by_api_key(${tenant.id}::uuid, decode(${keyHash}, 'hex'), ${scope}) as scopes`
-    const [entered, rows] = await transact(sql, [enter, statement], readOnly)
-    // the function answers the key's scopes, which a CHECK constraint keeps to those of SCOPES
+    const [entered, rows] = await transact([enter(), statement], { readOnly })
+    // the functions answer scopes that a CHECK constraint keeps to those of SCOPES
     scopes = new Set(entered?.[0]?.['scopes'] as Scope[])
     return rows ?? []
   }
@@ -84,6 +156,7 @@ export function openTenant(
   return {
     tenant,
     sql,
+    requestId: trace.requestId,
     get scopes() {
       return scopes
     },
@@ -97,17 +170,20 @@ export function openTenant(
         // the caller's statement and its row type stand side by side in one function of db/
         return rows as Result[]
       } catch (error) {
-        if (isSqlState(error, SCOPE_MISSING)) {
-          throw new Problem('MISSING_SCOPE', `This needs a key with the scope "${scope}".`)
-        }
-        if (isSqlState(error, CREDENTIAL_REFUSED)) {
-          onRefused()
-          throw unauthenticated()
-        }
-        throw error
+        if (isSqlState(error, SCOPE_MISSING)) throw missingScope(scope)
+        const refusal = error instanceof DatabaseError ? REFUSALS[error.sqlstate ?? ''] : undefined
+        if (refusal === undefined) throw error
+        trace.refusal = refusal
+        onRefused()
+        throw unauthenticated()
       }
     },
   }
+}
+
+export function missingScope(...scopes: string[]): Problem {
+  const names = scopes.map((scope) => `"${scope}"`).join(', ')
+  return new Problem('MISSING_SCOPE', `This needs a credential with the scope ${names}.`)
 }
 
 function isSqlState(error: unknown, sqlstate: string): boolean {

@@ -25,21 +25,31 @@ export type Verification = {
  * The unrounded distance decides. The confidence that is kept is cut, not rounded, to four decimals:
  * 0.67996 must not read as 0.6800 beside a threshold of 0.68 that it did not reach.
  *
- * @returns null when nobody is enrolled, and nothing is recorded; 'other model' when the enrolled
- *   face cannot be compared with probes of the tenant's model, and nothing is recorded either
+ * The budget of failed attempts is asked for before anything is decided, by a function that lets one
+ * verification of a person through at a time: of many guesses at once, none sees a budget that another
+ * has used up.
+ *
+ * @returns null when nobody is enrolled; 'other model' when the enrolled face cannot be compared with probes
+ *   of the tenant's model; how long to wait when too many attempts have failed. Nothing is recorded then.
  */
 export async function verifyFace(
   db: TenantDatabase,
   externalId: string,
   probe: Embedding,
-  requestId: string,
-): Promise<Verification | 'other model' | null> {
-  const { model, verificationThreshold } = db.tenant.settings
-  const [row] = await db.run<Omit<Verification, 'id'> & { id: string | null }>(db.sql`
+): Promise<Verification | 'other model' | { retryAfterSeconds: number } | null> {
+  const { model, verificationThreshold, failedVerificationsPerHour, failedVerificationsPerDay } = db.tenant.settings
+  type Row = Omit<Verification, 'id'> & { id: string | null; wait_seconds: number | null }
+  const [row] = await db.run<Row>(db.sql`
     with enrolled as (
       select tenant_id, id, external_id, model, embedding <=> ${toVector(probe)}::vector as distance
       from faces
       where tenant_id = ${db.tenant.id} and external_id = ${externalId}
+    ), waiting as materialized (
+      select seconds_until_attempt(
+        tenant_id, external_id, ${failedVerificationsPerHour}::integer, ${failedVerificationsPerDay}::integer
+      ) as seconds
+      from enrolled
+      where model = ${model.id}
     ), recorded as (
       insert into verifications (
         tenant_id, face_id, external_id, verified, confidence, threshold, model, latency_ms, request_id
@@ -50,20 +60,22 @@ export async function verifyFace(
         trunc(round((1 - distance / 2)::numeric, 12), 4),
         ${verificationThreshold}::float8, model,
         extract(epoch from clock_timestamp() - transaction_timestamp()) * 1000,
-        ${requestId}
-      from enrolled
-      where model = ${model.id}
+        ${db.requestId}
+      from enrolled, waiting
+      where waiting.seconds = 0
       returning *
     ), metered as (
       insert into usage_events (tenant_id, kind) select tenant_id, 'verification' from recorded
     )
     select
       r.id, r.external_id, r.face_id, r.verified, r.confidence::float8, r.threshold, r.model, r.liveness_passed,
-      r.latency_ms, r.request_id, r.created_at
-    from enrolled left join recorded r on true`)
+      r.latency_ms, r.request_id, r.created_at, w.seconds as wait_seconds
+    from enrolled left join waiting w on true left join recorded r on true`)
   if (!row) return null
-  if (row.id === null) return 'other model'
-  return { ...row, id: row.id }
+  const { wait_seconds, ...verification } = row
+  if (wait_seconds === null) return 'other model'
+  if (verification.id === null) return { retryAfterSeconds: wait_seconds }
+  return { ...verification, id: verification.id }
 }
 
 /** Where a page of the audit ends: the newest come first. */

@@ -140,13 +140,13 @@ export const faces = new OpenAPIHono<AppContext>()
       request: body(Claim),
       responses: {
         200: json(Decision, 'Decided, for or against'),
-        ...problems(...COMMON_PROBLEMS, ...BODY_PROBLEMS, 'FACE_NOT_FOUND', 'MODEL_MISMATCH'),
+        ...problems(...COMMON_PROBLEMS, ...BODY_PROBLEMS, 'FACE_NOT_FOUND', 'MODEL_MISMATCH', 'TOO_MANY_ATTEMPTS'),
       },
     }),
     async (c) => {
       const { external_id, embedding } = c.req.valid('json')
 
-      const verification = await verifyFace(c.var.db, external_id, embedding, c.var.requestId)
+      const verification = await verifyFace(c.var.db, external_id, embedding)
       if (!verification) throw faceNotFound()
       if (verification === 'other model') {
         throw new Problem(
@@ -154,7 +154,16 @@ export const faces = new OpenAPIHono<AppContext>()
           'Enroll the person again with the present model: PUT /v1/faces/{external_id}.',
         )
       }
-      return c.json(toDecision(verification, c.var.db.scopes, Date.now() - c.var.startedAt), 200)
+      if ('retryAfterSeconds' in verification) {
+        throw new Problem(
+          'TOO_MANY_ATTEMPTS',
+          'Check the person in another way, or wait as long as Retry-After says.',
+          {
+            headers: { 'Retry-After': String(verification.retryAfterSeconds) },
+          },
+        )
+      }
+      return c.json(toDecision(verification, c.var.db.scopes, Date.now() - c.var.trace.startedAt), 200)
     },
   )
   .openapi(
@@ -175,13 +184,13 @@ export const faces = new OpenAPIHono<AppContext>()
       const { embedding, max_results } = c.req.valid('json')
       const maxResults = max_results ?? c.var.db.tenant.settings.maxResults
 
-      const search = await identifyFace(c.var.db, embedding, maxResults, c.var.requestId)
+      const search = await identifyFace(c.var.db, embedding, maxResults)
       return c.json(
         {
           search_id: search.id,
           matches: search.matches.map((match) => toMatch(match, c.var.db.scopes)),
           faces_searched: search.faces_searched,
-          latency_ms: Date.now() - c.var.startedAt,
+          latency_ms: Date.now() - c.var.trace.startedAt,
         },
         200,
       )

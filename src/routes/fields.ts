@@ -3,6 +3,7 @@ import { z } from '@hono/zod-openapi'
 import { findExternalIdFault, MAX_EXTERNAL_ID_LENGTH } from '../external-id.ts'
 import { DIMENSIONS, type Embedding, isFault, toEmbedding } from '../face/embedding.ts'
 import { findMetadataFault } from '../metadata.ts'
+import { findNameFault, MAX_NAME_LENGTH } from '../name.ts'
 import { PROBLEM_CODES, Problem, type ProblemCode } from '../problem.ts'
 
 /** The client's own name for a person, by which it finds them again: one spelling for one person. */
@@ -19,6 +20,19 @@ export const ExternalId = z
       'Your own stable name for the person: 1 to 255 characters in Unicode NFC, without control or invisible ' +
       'characters and without space at either end; not "." or "..". Prefer an opaque id to a document number.',
     example: 'ticket-holder-4711',
+  })
+
+/** What somebody calls a tenant or a key. */
+export const Name = z
+  .string()
+  .check((context) => {
+    const fault = findNameFault(context.value)
+    if (fault) context.issues.push({ code: 'custom', message: fault, input: context.value })
+  })
+  .openapi({
+    minLength: 1,
+    maxLength: MAX_NAME_LENGTH,
+    description: 'For people to read: 1 to 255 characters, no control characters, no space at either end.',
   })
 
 /** A face's or a probe's numbers, as the client's recognizer gave them. */
@@ -102,8 +116,10 @@ export const COMMON_PROBLEMS = [
   'UNAUTHENTICATED',
   'MISSING_SCOPE',
   'INVALID_REQUEST',
+  'TOO_MANY_REQUESTS',
   'INTERNAL',
   'DATABASE_UNAVAILABLE',
+  'TOKEN_KEYS_UNAVAILABLE',
   'NOT_CONFIGURED',
 ] as const satisfies ProblemCode[]
 

@@ -17,7 +17,7 @@ export const health = new OpenAPIHono<AppContext>()
       security: [],
       method: 'get',
       path: '/health',
-      responses: { 200: json(z.object({ status: z.literal('ok') }), 'Runs'), ...problems('INTERNAL') },
+      responses: { 200: json(z.object({ status: z.literal('ok') }), 'Runs'), ...problems('MALFORMED_URL', 'INTERNAL') },
     }),
     (c) => c.json({ status: 'ok' as const }, 200),
   )
@@ -31,13 +31,13 @@ export const health = new OpenAPIHono<AppContext>()
       path: '/ready',
       responses: {
         200: json(z.object({ status: z.literal('ready') }), 'Ready'),
-        ...problems('INTERNAL', 'DATABASE_UNAVAILABLE', 'NOT_CONFIGURED', 'NOT_READY'),
+        ...problems('MALFORMED_URL', 'INTERNAL', 'DATABASE_UNAVAILABLE', 'NOT_CONFIGURED', 'NOT_READY'),
       },
     }),
     async (c) => {
       // without it every credential would be answered 503
       await pepper(c.env)
-      const readiness = await findReadiness(c.env)
+      const readiness = await findReadiness(c.env, c.var.trace)
       const failed = Object.entries(readiness).flatMap(([check, passed]) => (passed ? [] : [check]))
       if (failed.length > 0) throw new Problem('NOT_READY', `Failed: ${failed.join(', ')}.`)
       return c.json({ status: 'ready' as const }, 200)

@@ -34,7 +34,7 @@ export function pageOf<Item extends z.ZodType>(item: Item) {
  * Reads one page of a list.
  *
  * @param query what `Page` has validated
- * @param list names the list and its filter; a cursor is good for the tenant's same list only
+ * @param list names the list and its filter; a cursor is good for the same list of the same tenant (or the operator)
  * @param read answers rows behind a position (null: from the start), at most as many as it is asked for
  * @param toPosition where a page that ends with this row is continued
  */
@@ -46,7 +46,9 @@ export async function readPage<Row>(
   toPosition: (row: Row) => string[],
 ): Promise<{ rows: Row[]; has_more: boolean; next_cursor: string | null }> {
   const key = await pepper(c.env)
-  const boundTo = [c.var.db.tenant.id, ...list]
+  // unset where the operator asks
+  const db: AppContext['Variables']['db'] | undefined = c.var.db
+  const boundTo = [db?.tenant.id ?? 'operator', ...list]
   const after = query.cursor === undefined ? null : await findPosition(key, boundTo, query.cursor)
   if (query.cursor !== undefined && !after) {
     throw new Problem('INVALID_REQUEST', 'Start again without a cursor.', {
@@ -59,4 +61,10 @@ export async function readPage<Row>(
   const last = rows.at(-1)
   const has_more = found.length > query.limit
   return { rows, has_more, next_cursor: has_more && last ? await toCursor(key, boundTo, toPosition(last)) : null }
+}
+
+/** Where a list by time and id continues; null from the start. */
+export function toPosition(position: string[] | null): { createdAt: string; id: string } | null {
+  const [createdAt, id] = position ?? []
+  return createdAt && id ? { createdAt, id } : null
 }

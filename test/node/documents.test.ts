@@ -46,6 +46,28 @@ describe('the documents', () => {
     expect([...named]).toEqual(expect.arrayContaining(['demo', 'dev', 'test', 'check']))
   })
 
+  it('name a test for each requirement, and only tests that exist', async () => {
+    const text = await readFile(join(ROOT, 'docs/security-tests.md'), 'utf8')
+    const rows = [...text.matchAll(/^\| ([ABC]\d+) \| .+? \| (.+) \|$/gm)]
+    const numbers = { A: 14, B: 11, C: 9 }
+    expect(rows.map(([, id]) => id)).toEqual(
+      Object.entries(numbers).flatMap(([group, count]) =>
+        Array.from({ length: count }, (_, index) => `${group}${index + 1}`),
+      ),
+    )
+    for (const [, id, tests = ''] of rows) {
+      const files = [...tests.matchAll(/`(test\/[\w./-]+)`((?:,? "[^"]+")+)/g)]
+      // what no test file can hold: the run of the suites itself
+      if (files.length === 0) expect(tests, id).toMatch(/make mutants|\.ci\/run/)
+      for (const [, file = '', titles = ''] of files) {
+        const source = await readFile(join(ROOT, file), 'utf8')
+        for (const [, title = ''] of titles.matchAll(/"([^"]+)"/g)) {
+          expect(source.includes(title), `${id}: ${file} "${title}"`).toBe(true)
+        }
+      }
+    }
+  })
+
   it('link only to files that exist', async () => {
     for (const document of await listDocuments()) {
       const text = await readFile(join(ROOT, document), 'utf8')

@@ -13,18 +13,15 @@ import type { Context } from '../../scripts/database/context.ts'
 import { DEVELOPMENT_PASSWORDS } from '../../scripts/database/development.ts'
 import {
   examine,
-  isBefore,
   judgeChecksums,
   judgeDurability,
   judgeLogging,
-  judgeLogin,
   judgePgvector,
   judgeServer,
-  judgeTable,
   judgeVacuum,
-  type LoginFacts,
 } from '../../scripts/database/doctor.ts'
 import { migrate } from '../../scripts/database/migrate.ts'
+import { isBefore } from '../../scripts/database/server.ts'
 import { readStatistics, SECTION_NAMES } from '../../scripts/database/statistics.ts'
 import { type Target, toTarget } from '../../scripts/database/target.ts'
 import { advise, tuneIndex } from '../../scripts/database/tenant-index.ts'
@@ -105,7 +102,7 @@ describe('doctor', () => {
     expect(findings.filter(({ level }) => level === 'problem')).toEqual([])
     const skipped = findings.filter(({ level }) => level === 'skipped').map(({ check }) => check)
     expect(skipped).toEqual(database.isNative ? [] : ['durability', 'parameter logging', 'pg_stat_statements'])
-    expect(findings.length).toBeGreaterThanOrEqual(17)
+    expect(findings.length).toBeGreaterThanOrEqual(14)
   })
 
   it.each([
@@ -113,91 +110,15 @@ describe('doctor', () => {
       what: 'row-level security that does not bind the owner',
       broken: 'alter table faces no force row level security',
       mended: 'alter table faces force row level security',
-      check: 'row-level security',
-      says: /^row-level security of faces does not bind its owner$/,
-    },
-    {
-      what: 'a table whose row-level security is off',
-      broken: 'alter table verifications disable row level security',
-      mended: 'alter table verifications enable row level security',
-      check: 'row-level security',
-      says: /^verifications has no row-level security$/,
-    },
-    {
-      what: 'a restrictive policy that is gone',
-      broken: 'drop policy faces_wall on faces',
-      mended: `create policy faces_wall on faces as restrictive to rekko_app
-        using (tenant_id = current_tenant_id()) with check (tenant_id = current_tenant_id())`,
-      check: 'row-level security',
-      says: /^faces has no restrictive policy that keeps rekko_app in its tenant$/,
-    },
-    {
-      what: 'a restrictive policy that restricts nothing',
-      broken: 'alter policy api_keys_wall on api_keys using (true) with check (true)',
-      mended: `alter policy api_keys_wall on api_keys
-        using (tenant_id = current_tenant_id()) with check (tenant_id = current_tenant_id())`,
-      check: 'row-level security',
-      says: /^api_keys has no restrictive policy/,
-    },
-    {
-      what: 'a restrictive policy that lets anything be written',
-      broken: 'alter policy usage_events_wall on usage_events with check (true)',
-      mended: 'alter policy usage_events_wall on usage_events with check (tenant_id = current_tenant_id())',
-      check: 'row-level security',
-      says: /^usage_events has no restrictive policy/,
-    },
-    {
-      what: 'a restrictive policy for reading only',
-      broken: `drop policy faces_wall on faces;
-        create policy faces_wall on faces as restrictive for select to rekko_app using (tenant_id = current_tenant_id())`,
-      mended: `drop policy faces_wall on faces;
-        create policy faces_wall on faces as restrictive to rekko_app
-        using (tenant_id = current_tenant_id()) with check (tenant_id = current_tenant_id())`,
-      check: 'row-level security',
-      says: /^faces has no restrictive policy/,
-    },
-    {
-      what: 'a permissive policy for somebody else',
-      broken: 'alter policy faces_tenant on faces to rekko_jobs',
-      mended: 'alter policy faces_tenant on faces to rekko_app',
-      check: 'row-level security',
-      says: /^faces has no permissive policy that lets rekko_app into its own tenant$/,
-    },
-    {
-      what: 'a new table without any of it',
-      broken: 'create table notes (tenant_id uuid)',
-      mended: 'drop table notes',
-      check: 'row-level security',
-      says: /^notes has no row-level security$/,
-    },
-    {
-      what: 'a SECURITY DEFINER function that takes the search_path of its caller',
-      broken: "create function loose() returns int language sql security definer as 'select 1'",
-      mended: 'alter function loose() set search_path = pg_catalog, pg_temp',
-      check: 'security definer',
-      says: /^loose\(\) runs with its owner's rights and takes its search_path from the caller/,
-    },
-    {
-      what: 'a session that starts inside a tenant',
-      broken: `do $$ begin execute format('alter database %I set app.current_tenant_id = %L', current_database(), '${TENANT}'); end $$`,
-      mended: "do $$ begin execute format('alter database %I reset app.current_tenant_id', current_database()); end $$",
-      check: 'tenant setting',
-      says: /app\.current_tenant_id is set for database /,
-    },
-    {
-      what: 'a login that starts inside a tenant',
-      broken: `do $$ begin execute format('alter role rekko_app in database %I set app.current_tenant_id = %L', current_database(), '${TENANT}'); end $$`,
-      mended:
-        "do $$ begin execute format('alter role rekko_app in database %I reset app.current_tenant_id', current_database()); end $$",
-      check: 'tenant setting',
-      says: /app\.current_tenant_id is set for role rekko_app database /,
+      check: 'isolation',
+      says: /^L08 table faces row-level security does not bind its owner$/,
     },
     {
       what: 'a login that owns something',
       broken: 'create schema taken authorization rekko_app',
       mended: 'drop schema taken',
-      check: 'logins',
-      says: /^rekko_app owns schema taken: /,
+      check: 'isolation',
+      says: /^L06 schema taken belongs to rekko_app$/,
     },
     {
       what: 'a dirty version',
@@ -237,20 +158,6 @@ describe('doctor', () => {
     expect(told?.level).toBe('problem')
     expect(told?.mend).toBeTruthy()
     expect(await well(check)).toEqual(['ok'])
-  })
-
-  it('finds a login that starts inside a tenant in every database', async () => {
-    // what belongs to all databases of a server is changed on one that is nobody else's
-    const own = await openEmbedded()
-    onTestFinished(() => own.close())
-    const connection = connectEmbedded(own.pglite)
-    await bootstrap(connection, DEVELOPMENT_PASSWORDS)
-    const lookThere = () => look('tenant setting', connection, { kind: 'embedded', folder: 'memory' })
-    expect(await lookThere()).toMatchObject([{ level: 'ok' }])
-    await connection.execute(`alter role rekko_app set app.current_tenant_id = '${TENANT}'`)
-    expect(await lookThere()).toMatchObject([
-      { level: 'problem', mend: 'alter role rekko_app reset app.current_tenant_id' },
-    ])
   })
 
   it('finds face counts that are wrong, and the statement it offers mends them', async () => {
@@ -343,8 +250,8 @@ describe('doctor', () => {
       level: 'problem',
       says: '000001_init.up.sql is pending: scripts/db.sh up',
     })
-    expect(findings.find(({ check }) => check === 'row-level security')?.level).toBe('skipped')
-    expect(findings.find(({ check }) => check === 'logins')?.level).toBe('ok')
+    expect(findings.find(({ check }) => check === 'isolation')?.level).toBe('skipped')
+    expect(findings.find(({ check }) => check === 'indexes')?.level).toBe('ok')
   })
 
   it('ends with 5 when there is something to mend, and with 0 when there are warnings only', async (context) => {
@@ -356,7 +263,7 @@ describe('doctor', () => {
     const ill = await runHere(['doctor'])
     await database.connection.execute('alter table faces force row level security')
     expect(ill.code).toBe(EXIT.findings)
-    expect(ill.stdout).toMatch(/^✗ row-level security {2}row-level security of faces does not bind its owner$/m)
+    expect(ill.stdout).toMatch(/^✗ isolation +L08 table faces row-level security does not bind its owner$/m)
     expect(ill.stdout).toMatch(/^ +to mend: alter table faces force row level security$/m)
   })
 })
@@ -397,48 +304,6 @@ describe('what doctor makes of facts', () => {
     expect(isBefore('0.8.10', '0.8.9')).toBe(false)
     expect(isBefore('0.8', '0.8.0')).toBe(false)
     expect(isBefore('0.9.0', '1.0.0')).toBe(true)
-  })
-
-  const app: LoginFacts = {
-    name: 'rekko_app',
-    is_there: true,
-    can_login: true,
-    bypasses: false,
-    creates: false,
-    inherits: false,
-    member_of: [],
-    owns: [],
-  }
-
-  it('a login as bootstrap makes it is well', () => {
-    expect(judgeLogin(app)).toEqual([])
-    expect(judgeLogin({ ...app, name: 'rekko_owner', can_login: false, owns: ['table faces'] })).toEqual([])
-  })
-
-  it.each([
-    [{ is_there: false }, /does not exist/],
-    [{ can_login: false }, /cannot log in/],
-    [{ bypasses: true }, /bypasses row-level security/],
-    [{ creates: true }, /may create roles/],
-    [{ member_of: ['rekko_owner'] }, /is a member of rekko_owner/],
-    [{ owns: ['table faces'] }, /owns table faces/],
-    [{ inherits: true }, /GET \/ready refuses it/],
-  ])('rekko_app with %j is a problem', (facts, says) => {
-    const verdicts = judgeLogin({ ...app, ...facts })
-    expect(levels(verdicts)).toEqual(['problem'])
-    expect(verdicts[0]?.says).toMatch(says)
-  })
-
-  it('an owner that bypasses is a problem, one that logs in a warning', () => {
-    const owner = { ...app, name: 'rekko_owner' }
-    expect(levels(judgeLogin({ ...owner, bypasses: true, can_login: false }))).toEqual(['problem'])
-    expect(levels(judgeLogin(owner))).toEqual(['warning'])
-  })
-
-  it('each lack of a table is a finding of its own', () => {
-    const bare = { name: 't', is_enabled: false, is_forced: false, is_walled: false, is_open_to_its_tenant: false }
-    expect(judgeTable(bare)).toHaveLength(4)
-    expect(judgeTable({ ...bare, is_enabled: true, is_forced: true, is_walled: true })).toHaveLength(1)
   })
 
   it.each(['fsync', 'full_page_writes', 'synchronous_commit'])('%s off is a problem, on is not', (name) => {

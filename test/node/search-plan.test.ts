@@ -62,7 +62,7 @@ describe.skipIf(!isNative)('the shortlist of a search', () => {
         set auto_explain.log_level = notice; set auto_explain.log_analyze = on; set role rekko_app`)
       await client.query('begin')
       await client.query("select set_config('app.current_tenant_id', $1, true)", [tenantId])
-      const search = await identifyFace(openTenant(client, tenantId), probe, 5, 'a request')
+      const search = await identifyFace(openTenant(client, tenantId), probe, 5)
       await client.query('commit')
       expect(search.faces_searched).toBe(tenantId === LARGE ? LARGE_FACES : SMALL_FACES)
     } finally {
@@ -111,7 +111,8 @@ describe.skipIf(!isNative)('the shortlist of a search', () => {
 /** A door that sends the Worker's statement over a plain connection, which tells its plans. */
 function openTenant(client: pg.Client, id: string): TenantDatabase {
   return {
-    tenant: { id, settings: toSettings({}) },
+    tenant: { id, environment: 'test', settings: toSettings({}) },
+    requestId: 'a request',
     sql: neon('postgres://nobody:nothing@nowhere.test/none'),
     scopes: new Set(),
     async run<Result>(statement: Statement) {

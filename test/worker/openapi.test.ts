@@ -1,168 +1,27 @@
 // Proves that /openapi.json, the router and the answers say the same: every route is documented, every
 // documented route is there, and what it answers, for good and for ill, is what the document has. On a
-// real PostgreSQL with row-level security. Fake: the embeddings, which are axes. Not met here: the 5xx.
+// real PostgreSQL with row-level security. Fake: the embeddings, which are axes; and one rate limiter, which
+// says that the quota is used up. Not met here: the 5xx.
 import { env } from 'cloudflare:workers'
 import { describe, expect, it } from 'vitest'
 import { app } from '../../src/app.ts'
 import { SCOPES } from '../../src/auth/api-key.ts'
 import { PROBLEM_CODES } from '../../src/problem.ts'
+import { POLICIES } from '../../src/rate-limit.ts'
+import {
+  answer,
+  bodySchema,
+  document,
+  findFaults,
+  guarded,
+  isOperators,
+  type Operation,
+  operations,
+  resolve,
+} from './openapi-document.ts'
 import { asAdmin, axis, createKey, createTenant, enroll, type TestTenant } from './tenant.ts'
 
-// == The document ==
-
-interface Schema {
-  $ref?: string
-  allOf?: Schema[]
-  oneOf?: Schema[]
-  type?: string | string[]
-  enum?: unknown[]
-  properties?: Record<string, Schema>
-  required?: string[]
-  additionalProperties?: boolean | Schema
-  items?: Schema
-  format?: string
-  minimum?: number
-  maximum?: number
-  minItems?: number
-  maxItems?: number
-  minLength?: number
-  maxLength?: number
-}
-
-type Content = Record<string, { schema: Schema }>
-
-interface DocumentedOperation {
-  operationId: string
-  summary: string
-  security?: unknown[]
-  parameters?: { name: string; in: string; required: boolean; schema: Schema }[]
-  requestBody?: { required: boolean; content: Content }
-  responses: Record<string, { description: string; content?: Content }>
-}
-
-interface Document {
-  openapi: string
-  info: Record<string, unknown>
-  security: Record<string, unknown>[]
-  paths: Record<string, Record<string, DocumentedOperation>>
-  components: { schemas: Record<string, Schema>; securitySchemes: Record<string, unknown> }
-}
-
-const answer = await app.request('/openapi.json', {}, env)
-const document = await answer.clone().json<Document>()
-
-const operations = Object.entries(document.paths).flatMap(([path, methods]) =>
-  Object.entries(methods).map(([method, operation]) => ({ method: method.toUpperCase(), path, ...operation })),
-)
-type Operation = (typeof operations)[number]
-const guarded = operations.filter(({ path }) => path.startsWith('/v1/'))
-
-function bodySchema({ requestBody }: Operation): Schema | undefined {
-  return requestBody?.content['application/json']?.schema
-}
-
-// == Whether a value is what a schema says ==
-
-/** Said by the document, and nothing that a value could violate. */
-const ANNOTATIONS = new Set(['description', 'example', 'default', 'contentEncoding'])
-const FORMATS: Record<string, RegExp> = {
-  uuid: /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/,
-  'date-time': /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/,
-  uri: /^https:\/\/[a-z.]+(\/[a-z-]+)+$/,
-}
-
-function resolve(schema: Schema): Schema {
-  if (schema.$ref) {
-    const name = schema.$ref.replace('#/components/schemas/', '')
-    const found = document.components.schemas[name]
-    if (!found) throw new Error(`${schema.$ref} leads nowhere`)
-    return resolve(found)
-  }
-  if (!schema.allOf) return schema
-  const parts = schema.allOf.map(resolve)
-  return {
-    type: 'object',
-    properties: Object.assign({}, ...parts.map(({ properties }) => properties)),
-    required: parts.flatMap(({ required }) => required ?? []),
-  }
-}
-
-function typeOf(value: unknown): string {
-  if (value === null) return 'null'
-  if (Array.isArray(value)) return 'array'
-  return Number.isInteger(value) ? 'integer' : typeof value
-}
-
-/**
- * What is wrong with a value, as "where: what". Stricter than JSON Schema: a key that is not documented
- * is wrong, because it may be one that nobody was to see.
- *
- * @throws when the schema has a keyword that this does not know: it would pass anything
- */
-function findFaults(value: unknown, unresolved: Schema, at = ''): string[] {
-  const { type, properties, items, oneOf, ...schema } = resolve(unresolved)
-  const faults: string[] = []
-  const fault = (what: string) => faults.push(`${at || '/'}: ${what}`)
-
-  if (oneOf) {
-    const fitting = oneOf.filter((option) => findFaults(value, option, at).length === 0)
-    if (fitting.length !== 1) fault(`fits ${fitting.length} of oneOf`)
-  }
-  const types = [type ?? []].flat()
-  const actual = typeOf(value)
-  if (types.length > 0 && !types.includes(actual) && !(actual === 'integer' && types.includes('number'))) {
-    fault(`is ${actual}, not ${types.join(' or ')}`)
-    return faults
-  }
-  for (const [keyword, limit] of Object.entries(schema)) {
-    switch (keyword) {
-      case 'enum':
-        if (!schema.enum?.includes(value)) fault(`is not one of ${JSON.stringify(limit)}`)
-        break
-      case 'format':
-        if (value !== null && !FORMATS[limit as string]?.test(String(value))) fault(`is not ${limit}`)
-        break
-      case 'minimum':
-        if (value !== null && !(Number(value) >= Number(limit))) fault(`is below ${limit}`)
-        break
-      case 'maximum':
-        if (value !== null && !(Number(value) <= Number(limit))) fault(`is above ${limit}`)
-        break
-      case 'minItems':
-      case 'minLength':
-        if (lengthOf(value) < Number(limit)) fault(`is shorter than ${limit}`)
-        break
-      case 'maxItems':
-      case 'maxLength':
-        if (lengthOf(value) > Number(limit)) fault(`is longer than ${limit}`)
-        break
-      case 'required':
-      case 'additionalProperties':
-        break
-      default:
-        if (!ANNOTATIONS.has(keyword)) throw new Error(`teach the checker the keyword "${keyword}"`)
-    }
-  }
-  if (Array.isArray(value)) {
-    for (const [index, item] of value.entries()) faults.push(...findFaults(item, items ?? {}, `${at}/${index}`))
-  } else if (typeof value === 'object' && value !== null && types.length > 0) {
-    for (const key of schema.required ?? []) if (!Object.hasOwn(value, key)) fault(`has no "${key}"`)
-    const others = schema.additionalProperties
-    for (const [key, item] of Object.entries(value)) {
-      const known = properties?.[key]
-      if (known) faults.push(...findFaults(item, known, `${at}/${key}`))
-      else if (typeof others === 'object') faults.push(...findFaults(item, others, `${at}/${key}`))
-      else if (others !== true) fault(`has "${key}", which is not documented`)
-    }
-  }
-  return faults
-}
-
-function lengthOf(value: unknown): number {
-  return Array.isArray(value) ? value.length : [...String(value)].length
-}
-
-describe('the checker of this file', () => {
+describe('the checker of the document', () => {
   const problem = {
     type: 'https://rekko.dev/problems/not-found',
     title: 'x',
@@ -244,6 +103,7 @@ describe('the document', () => {
     expect(document.components.securitySchemes).toEqual({
       bearer: { type: 'http', scheme: 'bearer' },
       api_key: { type: 'apiKey', in: 'header', name: 'X-API-Key' },
+      operator: { type: 'http', scheme: 'bearer', bearerFormat: 'JWT', description: expect.stringMatching(/./) },
     })
   })
 
@@ -260,7 +120,7 @@ describe('the document', () => {
     }
     const needed = [
       '500',
-      ...(operation.security ? [] : ['401', '403']),
+      ...(guarded.includes(operation) ? ['401', '403'] : []),
       ...(operation.requestBody ? ['400', '413', '415', '422'] : []),
     ]
     expect(statuses).toEqual(expect.arrayContaining(needed))
@@ -271,7 +131,8 @@ describe('the document', () => {
     expect(inPath.map(({ name, required }) => [name, required])).toEqual(
       [...operation.path.matchAll(/\{(\w+)\}/g)].map(([, name]) => [name, true]),
     )
-    const takesBody = ['POST', 'PUT', 'PATCH'].includes(operation.method)
+    const isAct = ['suspendTenant', 'resumeTenant'].includes(operation.operationId)
+    const takesBody = ['POST', 'PUT', 'PATCH'].includes(operation.method) && !isAct
     expect(operation.requestBody !== undefined).toBe(takesBody)
     const schema = bodySchema(operation)
     if (schema) {
@@ -283,7 +144,8 @@ describe('the document', () => {
   it.each(operations)('says truly whether $method $path needs a credential', async ({ method, path, ...operation }) => {
     const body = operation.requestBody ? '{}' : null
     const { status } = await app.request(path.replace(/\{\w+\}/g, 'ada'), { method, body }, env)
-    expect(operation.security).toEqual(status === 401 ? undefined : [])
+    const needed = isOperators({ method, path, ...operation }) ? [{ operator: [] }] : undefined
+    expect(operation.security).toEqual(status === 401 ? needed : [])
     expect([200, 401]).toContain(status)
   })
 })
@@ -320,6 +182,25 @@ const SUCCESSES: Record<string, (send: Send, tenant: TestTenant) => Promise<Resp
   findVerification: (send, tenant) => [readVerificationId(tenant).then((id) => send(`/v1/verifications/${id}`))],
   listIdentifications: (send) => [send('/v1/identifications'), send('/v1/identifications?external_id=ada&limit=1')],
   findUsage: (send) => [send('/v1/usage'), send('/v1/usage?period=2026-01')],
+  listApiKeys: (send) => [send('/v1/api-keys'), send('/v1/api-keys?limit=1')],
+  createApiKey: (send) => [
+    send('/v1/api-keys', { name: 'gate 1', scopes: ['verify'] }),
+    send('/v1/api-keys', { name: 'gate 2', scopes: ['verify', 'admin'], expires_at: inDays(1) }),
+  ],
+  rotateApiKey: (send, { keyId }) => [
+    send(`/v1/api-keys/${keyId}/rotate`, {}),
+    send(`/v1/api-keys/${keyId}/rotate`, { overlap_seconds: 60, expires_at: inDays(1) }),
+  ],
+  revokeApiKey: (send, { id }) => [createKey(id, []).then(({ keyId }) => send(`/v1/api-keys/${keyId}`))],
+  findOwnTenant: (send) => [send('/v1/tenant')],
+  changeOwnTenant: (send) => [
+    send('/v1/tenant', { settings: { verification_threshold: 0.7, max_results: null } }),
+    send('/v1/tenant', { settings: { allowed_origins: ['https://gate.example'] } }),
+  ],
+}
+
+function inDays(days: number): string {
+  return new Date(Date.now() + days * 86_400_000).toISOString()
 }
 
 async function readVerificationId(tenant: TestTenant): Promise<string> {
@@ -342,47 +223,64 @@ async function createBusyTenant(): Promise<TestTenant> {
   return tenant
 }
 
+// those of the operator are in openapi-operator.test.ts
 describe('an answer', () => {
-  it.each(operations)('of $method $path is what the document says, with scores and without', async (operation) => {
-    const examples = SUCCESSES[operation.operationId]
-    if (!examples) throw new Error(`write requests for ${operation.operationId}`)
-    const met = new Set<string>()
-    for (const scopes of [SCOPES, SCOPES.filter((scope) => scope !== 'scores:read')]) {
-      const owner = await createBusyTenant()
-      const tenant = { ...owner, ...(await createKey(owner.id, scopes)) }
-      const send: Send = (path, body) => {
-        const schema = bodySchema(operation)
-        expect(schema ? findFaults(body, schema) : body, 'the request').toEqual(schema ? [] : undefined)
-        return tenant.request(operation.method, path, body)
-      }
-      for (const response of await Promise.all(examples(send, tenant))) {
-        const documented = operation.responses[response.status]
-        expect(documented, `the status ${response.status}`).toBeDefined()
-        met.add(String(response.status))
-        const text = await response.text()
-        const schema = documented?.content?.['application/json']?.schema
-        if (!schema) {
-          expect(text).toBe('')
-          continue
+  it.each(operations.filter((one) => !isOperators(one)))(
+    'of $method $path is what the document says, with scores and without',
+    async (operation) => {
+      const examples = SUCCESSES[operation.operationId]
+      if (!examples) throw new Error(`write requests for ${operation.operationId}`)
+      const met = new Set<string>()
+      for (const scopes of [SCOPES, SCOPES.filter((scope) => scope !== 'scores:read')]) {
+        const owner = await createBusyTenant()
+        const tenant = { ...owner, ...(await createKey(owner.id, scopes)) }
+        const send: Send = (path, body) => {
+          const schema = bodySchema(operation)
+          expect(schema ? findFaults(body, schema) : body, 'the request').toEqual(schema ? [] : undefined)
+          return tenant.request(operation.method, path, body)
         }
-        expect(response.headers.get('Content-Type')).toBe('application/json')
-        expect(findFaults(JSON.parse(text), schema), text).toEqual([])
-        // an empty list would be right whatever its items were
-        expect(JSON.parse(text)).not.toMatchObject({ data: [] })
-        if (scopes !== SCOPES) expect(text).not.toContain('confidence')
+        for (const response of await Promise.all(examples(send, tenant))) {
+          const documented = operation.responses[response.status]
+          expect(documented, `the status ${response.status}`).toBeDefined()
+          met.add(String(response.status))
+          const text = await response.text()
+          const schema = documented?.content?.['application/json']?.schema
+          if (!schema) {
+            expect(text).toBe('')
+            continue
+          }
+          expect(response.headers.get('Content-Type')).toBe('application/json')
+          expect(findFaults(JSON.parse(text), schema), text).toEqual([])
+          // an empty list would be right whatever its items were
+          expect(JSON.parse(text)).not.toMatchObject({ data: [] })
+          if (scopes !== SCOPES) expect(text).not.toContain('confidence')
+        }
       }
-    }
-    expect([...met].sort()).toEqual(Object.keys(operation.responses).filter((status) => status.startsWith('2')))
-  })
+      expect([...met].sort()).toEqual(Object.keys(operation.responses).filter((status) => status.startsWith('2')))
+    },
+  )
 })
 
 /** A body that the operation takes, by the names of its fields. */
 function validBody(operation: Operation): Record<string, unknown> | undefined {
   const schema = bodySchema(operation)
   if (!schema) return undefined
-  const samples: Record<string, unknown> = { external_id: 'ada', embedding: axis(0), metadata: {} }
+  const samples: Record<string, unknown> = {
+    external_id: 'ada',
+    embedding: axis(0),
+    metadata: {},
+    name: 'gate 1',
+    scopes: ['verify'],
+    settings: { max_results: 7 },
+  }
   const { properties = {} } = resolve(schema)
   return Object.fromEntries(Object.entries(samples).filter(([name]) => name in properties))
+}
+
+const noMore = { limit: async () => ({ success: false }) }
+const usedUp = {
+  ...env,
+  ...Object.fromEntries(Object.values(POLICIES).map(({ binding }) => [binding, noMore])),
 }
 
 /** What a client can do wrong, in any operation; those that do not apply send nothing. */
@@ -390,39 +288,59 @@ async function provoke(operation: Operation, tenant: TestTenant): Promise<Respon
   const { method } = operation
   const at = (id: string) => operation.path.replace(/\{\w+\}/, id)
   const path = at('ada')
+  const isOfKey = operation.path.includes('{api_key_id}')
   const body = validBody(operation)
   const nobody = { ...tenant, ...(await createKey(tenant.id, [])) }
   const answers: (Response | Promise<Response>)[] = [
     tenant.request(method, `${path}?external_id=%ff`, body),
     app.request(path, { method }, env),
-    nobody.request(method, at(method === 'GET' ? crypto.randomUUID() : 'ada'), body),
+    nobody.request(method, at(method === 'GET' || isOfKey ? crypto.randomUUID() : 'ada'), body),
+    app.request(path, { method, headers: { 'X-API-Key': tenant.key } }, usedUp),
   ]
   if (operation.path.includes('{')) {
     answers.push(tenant.request(method, at('%00'), body))
     // replacing enrolls where there is nobody
     if (method !== 'PUT') answers.push(tenant.request(method, at(crypto.randomUUID()), body))
   }
-  if (operation.parameters?.some((parameter) => parameter.in === 'query')) {
+  // the tenant is read without a parameter, and with none but those that there are
+  const isBare = operation.operationId === 'findOwnTenant'
+  if (isBare || operation.parameters?.some((parameter) => parameter.in === 'query')) {
     answers.push(tenant.request(method, `${path}?unknown=1`))
   }
   if (body) {
     answers.push(
-      tenant.request(method, path, '{'),
+      tenant.request(method, at(isOfKey ? crypto.randomUUID() : 'ada'), '{'),
       tenant.request(method, path, {}),
       tenant.request(method, path, JSON.stringify(body).padEnd(65_537)),
       tenant.request(method, path, body, { 'Content-Type': 'text/plain' }),
     )
     if ('external_id' in body) answers.push(tenant.request(method, path, { ...body, external_id: 'nobody' }))
     await Promise.all(answers)
+    // ada has failed as often as anybody may in an hour
+    await asAdmin`
+      insert into verifications (tenant_id, external_id, verified, confidence, threshold, model, request_id)
+      select ${tenant.id}, 'ada', false, 0.5, 0.675, 'a model', 'a test' from generate_series(1, 10)`
+    answers.push(tenant.request(method, path, body))
+    await Promise.all(answers)
     // enrolled already, and with another model
     await asAdmin`update faces set model = 'another@1' where tenant_id = ${tenant.id}`
     answers.push(tenant.request(method, path, body))
+  }
+  if (operation.path.startsWith('/v1/api-keys') && body) {
+    await Promise.all(answers)
+    await asAdmin`update api_keys set revoked_at = now() where id = ${nobody.keyId}`
+    answers.push(tenant.request(method, at(nobody.keyId), body))
+    await asAdmin`
+      insert into api_keys (tenant_id, name, hash, prefix, scopes)
+      select ${tenant.id}, 'filling', sha256(gen_random_uuid()::text::bytea), 'rk_test_none', '{}'
+      from generate_series(1, 100)`
+    answers.push(tenant.request(method, at(tenant.keyId), body))
   }
   return Promise.all(answers)
 }
 
 describe('a refusal', () => {
-  it.each(guarded)(
+  it.each(guarded.filter((one) => !isOperators(one)))(
     'of $method $path is one that the document names, and all of those can be met',
     async (operation) => {
       const tenant = await createBusyTenant()

@@ -14,6 +14,7 @@ const asOperator = neon(env.TEST.operatorUrl)
 export interface TestTenant {
   id: string
   key: string
+  keyId: string
   /** A request with the tenant's key. */
   request(method: string, path: string, body?: unknown, headers?: Record<string, string>): Promise<Response>
 }
@@ -27,12 +28,14 @@ export async function createTenant(scopes: readonly Scope[] = SCOPES): Promise<T
 export async function createKey(
   tenantId: string,
   scopes: readonly Scope[],
-): Promise<Pick<TestTenant, 'key' | 'request'>> {
+): Promise<Pick<TestTenant, 'key' | 'keyId' | 'request'>> {
   const key = generateApiKey('test')
   const hash = await hashApiKey(key, await toPepper(env.API_KEY_PEPPER))
-  await asOperator`select create_api_key(${tenantId}, 'a key', decode(${hash}, 'hex'), ${toPrefix(key)}, ${[...scopes]}, null)`
+  const [row] = await asOperator`
+    select create_api_key(${tenantId}, 'a key', decode(${hash}, 'hex'), ${toPrefix(key)}, ${[...scopes]}, null) as id`
   return {
     key,
+    keyId: String(row?.['id']),
     request: async (method, path, body, headers = {}) =>
       app.request(
         path,
@@ -77,6 +80,14 @@ export function randomEmbedding(): number[] {
 /** Box and Muller 1958. */
 function gaussian(): number {
   return Math.sqrt(-2 * Math.log(1 - Math.random())) * Math.cos(2 * Math.PI * Math.random())
+}
+
+/** An answer without what differs between any two requests. */
+export async function comparable(response: Response): Promise<unknown> {
+  const headers = Object.fromEntries(
+    [...response.headers].filter(([name]) => !['x-request-id', 'server-timing'].includes(name)),
+  )
+  return { status: response.status, headers, text: (await response.text()).replace(/"request_id":"[^"]*"/, '') }
 }
 
 export async function enroll(tenant: TestTenant, externalId: string, embedding: number[]): Promise<string> {

@@ -21,6 +21,12 @@ const ACTS = [
   ['audit', 'GET', '/v1/verifications', undefined, 200],
   ['audit of searches', 'GET', '/v1/identifications', undefined, 200],
   ['usage', 'GET', '/v1/usage', undefined, 200],
+  ['list of keys', 'GET', '/v1/api-keys', undefined, 200],
+  ['make a key', 'POST', '/v1/api-keys', { name: 'gate', scopes: ['verify'] }, 201],
+  ['rotate a key', 'POST', '/v1/api-keys/{api_key_id}/rotate', {}, 201],
+  ['revoke a key', 'DELETE', '/v1/api-keys/{api_key_id}', undefined, 204],
+  ['tenant', 'GET', '/v1/tenant', undefined, 200],
+  ['change of settings', 'PATCH', '/v1/tenant', { settings: { max_results: 7 } }, 200],
   ['erase', 'DELETE', '/v1/faces/ada', undefined, 204],
 ] as const
 
@@ -29,7 +35,8 @@ describe('a warm request', () => {
     const tenant = await createTenant()
     await enroll(tenant, 'ada', axis(0))
     const cost = await countRequests(async () => {
-      expect((await tenant.request(method, path, body)).status).toBe(status)
+      const response = await tenant.request(method, path.replace('{api_key_id}', tenant.keyId), body)
+      expect(response.status).toBe(status)
     })
     expect(cost).toEqual({ requests: 1, transactions: 1, statements: 2 })
   })
@@ -98,7 +105,10 @@ describe('when the audit or the metering cannot be written', () => {
   const sabotaged: string[] = []
 
   /** Makes inserts of this tenant into a table fail, as a full disk or a broken constraint would. */
-  async function sabotage(table: 'usage_events' | 'verifications' | 'identifications', tenantId: string) {
+  async function sabotage(
+    table: 'usage_events' | 'verifications' | 'identifications' | 'admin_events',
+    tenantId: string,
+  ) {
     await asAdmin`
       create or replace function sabotage() returns trigger language plpgsql as $$
       begin raise exception 'secret words of the driver'; end $$`
@@ -112,7 +122,8 @@ describe('when the audit or the metering cannot be written', () => {
 
   afterEach(async () => {
     vi.restoreAllMocks()
-    for (const table of sabotaged.splice(0)) await asAdmin.query(`drop trigger sabotage on ${table}`)
+    // its triggers go with it
+    if (sabotaged.splice(0).length > 0) await asAdmin`drop function sabotage cascade`
   })
 
   it.each([
@@ -123,6 +134,10 @@ describe('when the audit or the metering cannot be written', () => {
     ['verify', 'verifications', 'POST', '/v1/faces/verify', { external_id: 'ada', embedding: axis(0) }],
     ['search', 'usage_events', 'POST', '/v1/faces/search', { embedding: axis(0) }],
     ['search', 'identifications', 'POST', '/v1/faces/search', { embedding: axis(0) }],
+    ['make a key', 'admin_events', 'POST', '/v1/api-keys', { name: 'gate', scopes: ['verify'] }],
+    ['rotate a key', 'admin_events', 'POST', '/v1/api-keys/{api_key_id}/rotate', { overlap_seconds: 0 }],
+    ['revoke a key', 'admin_events', 'DELETE', '/v1/api-keys/{api_key_id}', undefined],
+    ['change of settings', 'admin_events', 'PATCH', '/v1/tenant', { settings: { max_results: 7 } }],
   ] as const)('%s leaves nothing behind without %s, and is not answered', async (_, table, method, path, body) => {
     const tenant = await createTenant()
     await enroll(tenant, 'ada', axis(0))
@@ -132,12 +147,14 @@ describe('when the audit or the metering cannot be written', () => {
       await asAdmin`select external_id, embedding::text, updated_at from faces where tenant_id = ${tenant.id}`,
       await asAdmin`select external_id, face_id from verifications where tenant_id = ${tenant.id}`,
       await asAdmin`select coalesce(sum(change), 0) as faces from face_counts where tenant_id = ${tenant.id}`,
+      await asAdmin`select id, expires_at, revoked_at from api_keys where tenant_id = ${tenant.id}`,
+      await asAdmin`select settings, updated_at from tenants where id = ${tenant.id}`,
     ]
     const before = await read()
     await sabotage(table, tenant.id)
 
     const log = vi.spyOn(console, 'error').mockImplementation(() => {})
-    const response = await tenant.request(method, path, body)
+    const response = await tenant.request(method, path.replace('{api_key_id}', tenant.keyId), body)
     expect(response.status).toBe(500)
     const answer = await response.text()
     expect(JSON.parse(answer)).toMatchObject({ code: 'INTERNAL' })
@@ -146,10 +163,13 @@ describe('when the audit or the metering cannot be written', () => {
 
     // an operator finds the request by its id, and no driver's words
     expect(log.mock.calls).toHaveLength(1)
-    expect(JSON.parse(String(log.mock.calls[0]?.[0]))).toEqual({
+    expect(JSON.parse(String(log.mock.calls[0]?.[0]))).toMatchObject({
       level: 'error',
-      event: 'database_error',
+      event: 'request',
       request_id: response.headers.get('X-Request-Id'),
+      tenant: tenant.id,
+      status: 500,
+      fault: 'database_error',
       sqlstate: 'P0001',
     })
   })

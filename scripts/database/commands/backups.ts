@@ -7,13 +7,14 @@ import type { Command } from 'commander'
 import { defaultFile, findServer, list, makeBackup, type Work } from '../backup.ts'
 import { findTool } from '../client-tools.ts'
 import { type Context, toContext } from '../context.ts'
-import { countRows } from '../inventory.ts'
+import { countRows, inSnapshot } from '../inventory.ts'
 import { checkIsolation, type IsolationReport } from '../isolation.ts'
+import { lint, toSentence } from '../linter.ts'
 import { type Manifest, manifestOf } from '../manifest.ts'
 import { listMigrations } from '../migrate.ts'
 import { restoreBackup } from '../restore.ts'
 import { describeTarget, type NativeTarget, requireDirect, requireNative, withConnection } from '../target.ts'
-import { CommandError, EXIT } from '../terminal.ts'
+import { CommandError, EXIT, type Terminal } from '../terminal.ts'
 import { readPasswords } from './migrations.ts'
 
 const INSTEAD =
@@ -28,7 +29,7 @@ export function registerBackups(program: Command): void {
 
   program
     .command('restore')
-    .description('restore a backup into an empty database, all or nothing, and compare it with its manifest')
+    .description('restore a backup into an empty database, all or nothing, compare it with its manifest, and lint it')
     .argument('<file>', 'what dump has written; its manifest must be beside it')
     .action((file: string, _, command) => restore(toContext(command), file))
 
@@ -70,32 +71,59 @@ async function restore(context: Context, file: string): Promise<void> {
     return terminal.result(summary, [`would restore ${rows.toLocaleString('en')} rows into ${describeTarget(target)}`])
   }
   terminal.ok(`${rows.toLocaleString('en')} rows, policies, grants and owners are as the manifest says`)
-  const newest = (await listMigrations()).at(-1)?.version ?? 0
-  if (manifest.schema.version < newest) {
-    terminal.warn(`the schema is of version ${manifest.schema.version}, this release needs ${newest}: scripts/db.sh up`)
+  const { findings } = await lintRestored(target, manifest, terminal)
+  terminal.result({ ...summary, findings }, [`restored ${file} into ${describeTarget(target)}`])
+  // what was dumped had them too: it is not taken away again
+  if (findings.length > 0) {
+    throw new CommandError(
+      `The rows are back, and the linter finds ${findings.length} to mend: scripts/db.sh lint\n${list(findings)}`,
+      EXIT.findings,
+    )
   }
-  terminal.result(summary, [`restored ${file} into ${describeTarget(target)}`])
+}
+
+/** A sentence for each problem. An older schema is not judged by the rules of this release: it is to be migrated first. */
+async function lintRestored(
+  target: NativeTarget,
+  { schema }: Manifest,
+  terminal: Terminal,
+): Promise<{ rules: number; findings: string[] }> {
+  const newest = (await listMigrations()).at(-1)?.version ?? 0
+  if (schema.version < newest) {
+    terminal.warn(
+      `the schema is of version ${schema.version}, this release needs ${newest}: scripts/db.sh up, then scripts/db.sh lint`,
+    )
+    return { rules: 0, findings: [] }
+  }
+  const { rules, findings } = await withConnection(target, (connection) =>
+    inSnapshot(connection, null, () => lint(connection, target)),
+  )
+  return { rules, findings: findings.filter(({ level }) => level === 'problem').map(toSentence) }
 }
 
 async function drill(context: Context): Promise<void> {
   const { terminal } = context
   const target = toNative(context)
   if (context.isDryRun) {
-    const plan = ['dump', 'restore into a scratch database', 'isolation', 'drop it']
+    const plan = ['dump', 'restore into a scratch database', 'lint', 'isolation', 'drop it']
     return terminal.result({ database: describeTarget(target), plan }, plan)
   }
-  const { manifest, isolation, steps } = await interruptibly((signal) => runDrill({ target, terminal, signal }))
+  const { manifest, rules, isolation, steps } = await interruptibly((signal) => runDrill({ target, terminal, signal }))
   const rows = countRows(manifest.tables)
-  terminal.ok(`${rows.toLocaleString('en')} rows came back; ${isolation.checks} checks of isolation passed`)
+  terminal.ok(
+    `${rows.toLocaleString('en')} rows came back; ${rules} rules and ${isolation.checks} checks of isolation passed`,
+  )
   const total = steps.reduce((sum, { ms }) => sum + ms, 0)
   const lines = [...steps, { step: 'total', ms: total }].map(
     ({ step, ms }) => `${step.padEnd(10)} ${(ms / 1000).toFixed(1).padStart(8)} s`,
   )
-  terminal.result({ rows, ...manifest.dump, checks: isolation.checks, steps, total_ms: total }, lines)
+  terminal.result({ rows, ...manifest.dump, rules, checks: isolation.checks, steps, total_ms: total }, lines)
 }
 
 export interface DrillResult {
   manifest: Manifest
+  /** How many the linter asked; 0 for an older schema. */
+  rules: number
   isolation: IsolationReport
   steps: { step: string; ms: number }[]
 }
@@ -130,13 +158,15 @@ export async function runDrill(work: Omit<Work, 'file'>): Promise<DrillResult> {
     // the name is ours; template0 holds nothing that somebody put into template1
     await withConnection(target, (connection) => connection.execute(`create database ${name} template template0`))
     await time('restore', () => restoreBackup({ ...work, target: scratch, file, passwords: inventPasswords() }))
+    const linted = await time('lint', () => lintRestored(scratch, manifest, terminal))
     const isolation = await time('isolation', () =>
       withConnection(scratch, (connection) => checkIsolation(connection, manifest.tables)),
     )
-    if (isolation.failures.length > 0) {
-      throw new CommandError(`Tenants do not stay apart in the restored database.\n${list(isolation.failures)}`)
+    const failures = [...isolation.failures, ...linted.findings]
+    if (failures.length > 0) {
+      throw new CommandError(`Tenants do not stay apart in the restored database.\n${list(failures)}`)
     }
-    return { manifest, isolation, steps }
+    return { manifest, rules: linted.rules, isolation, steps }
   } finally {
     await rm(folder, { recursive: true, force: true })
     await withConnection(target, (connection) => connection.execute(`drop database if exists ${name} with (force)`))

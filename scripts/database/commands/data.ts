@@ -3,6 +3,7 @@ import { type FileHandle, open, realpath, rm } from 'node:fs/promises'
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import { ENVIRONMENTS, type Environment, SCOPES, type Scope } from '../../../src/auth/api-key.ts'
 import { SCHEMA_VERSION } from '../../../src/db/readiness.ts'
+import { findNameFault } from '../../../src/name.ts'
 import { toSettings } from '../../../src/settings.ts'
 import { createApiKey, createTenant } from '../../provision.ts'
 import type { Connection } from '../connection.ts'
@@ -12,7 +13,16 @@ import { findVectorArray, importFaces, type Reject } from '../import.ts'
 import { findVersion, listMigrations } from '../migrate.ts'
 import { leavingOf, SEED_TENANTS, seedFaces, seedTenant } from '../seed.ts'
 import { describeTarget, requireDirect, withConnection } from '../target.ts'
-import { findKey, findPepper, findTenant, listKeys, listTenants, revokeKey, type StoredKey } from '../tenants.ts'
+import {
+  findKey,
+  findPepper,
+  findTenant,
+  listKeys,
+  listTenants,
+  revokeKey,
+  rotateKey,
+  type StoredKey,
+} from '../tenants.ts'
 import { CommandError, EXIT } from '../terminal.ts'
 import { asOwner } from '../transaction.ts'
 
@@ -20,10 +30,14 @@ const MAX_SEEDED_FACES = 1_000_000
 const MAX_BATCH_SIZE = 5_000
 const DEFAULT_BATCH_SIZE = 1_000
 const MAX_EXPIRY_DAYS = 3_650
+/** As /v1/api-keys has them. */
+const MAX_OVERLAP_DAYS = 7
+const DEFAULT_OVERLAP_MS = 24 * 60 * 60 * 1000
 /** Everything a server of a client does; neither similarities nor administration. */
 const DEFAULT_SCOPES: Scope[] = ['faces:read', 'faces:write', 'verify', 'identify', 'audit:read', 'usage:read']
 
-export function registerData(program: Command): void {
+/** @returns the command `tenants`, for those who have more to do with them */
+export function registerData(program: Command): Command {
   program
     .command('seed')
     .description('make development tenants with keys, faces and three months of history; only on this machine')
@@ -44,7 +58,7 @@ export function registerData(program: Command): void {
     .option('--batch <n>', 'rows of one transaction', toWholeNumber(1, MAX_BATCH_SIZE), DEFAULT_BATCH_SIZE)
     .action((file: string, options: ImportCommandOptions, command) => importFile(toContext(command), file, options))
 
-  const tenants = program.command('tenants').description('list the tenants, or create one')
+  const tenants = program.command('tenants').description('list, create, suspend, resume or erase tenants')
   tenants
     .command('list', { isDefault: true })
     .description('list the tenants and how many faces they have')
@@ -62,7 +76,7 @@ export function registerData(program: Command): void {
       makeTenant(toContext(command), name, environment),
     )
 
-  const keys = program.command('keys').description('list, create or revoke the API keys of a tenant')
+  const keys = program.command('keys').description('list, create, rotate or revoke the API keys of a tenant')
   keys
     .command('list', { isDefault: true })
     .description('list the keys of a tenant, by what may be shown of them')
@@ -74,14 +88,31 @@ export function registerData(program: Command): void {
     .requiredOption('--tenant <tenant>', 'the id or the exact name of a tenant')
     .requiredOption('--name <name>', 'what it is for')
     .option('--scopes <scopes>', `of ${SCOPES.join(', ')}`, toScopes, DEFAULT_SCOPES)
-    .option('--expires <time>', 'how long it works, for example 90d or 12h (default: for ever)', toDurationMs)
+    .option(
+      '--expires <time>',
+      'how long it works, for example 90d or 12h (default: for ever)',
+      toDurationMs(1, MAX_EXPIRY_DAYS),
+    )
     .action((options: KeyOptions, command) => makeKey(toContext(command), options))
+  keys
+    .command('rotate')
+    .description('make a key of the same name and scopes and print it, once; the old one ends after an overlap')
+    .argument('<key>', 'its prefix, as the list shows it, or its id')
+    .requiredOption('--tenant <tenant>', 'the id or the exact name of a tenant')
+    .addOption(
+      new Option('--overlap <time>', 'how long the old key still works; 0h ends it at once')
+        .argParser(toDurationMs(0, MAX_OVERLAP_DAYS))
+        .default(DEFAULT_OVERLAP_MS, '24h'),
+    )
+    .option('--expires <time>', 'how long the new key works (default: for ever)', toDurationMs(1, MAX_EXPIRY_DAYS))
+    .action((key: string, options: RotationOptions, command) => rotate(toContext(command), key, options))
   keys
     .command('revoke')
     .description('revoke a key: it is refused from the next request on')
     .argument('<key>', 'its prefix, as the list shows it, or its id')
     .requiredOption('--tenant <tenant>', 'the id or the exact name of a tenant')
     .action((key: string, { tenant }: { tenant: string }, command) => revoke(toContext(command), tenant, key))
+  return tenants
 }
 
 // == Options ==
@@ -103,23 +134,20 @@ function toScopes(text: string): Scope[] {
   return scopes
 }
 
-function toDurationMs(text: string): number {
-  const match = /^([0-9]{1,5})([dh])$/.exec(text)
-  const hours = Number(match?.[1]) * (match?.[2] === 'd' ? 24 : 1)
-  if (!(hours >= 1 && hours <= MAX_EXPIRY_DAYS * 24)) {
-    throw new InvalidArgumentError(`Use hours or days, from 1h to ${MAX_EXPIRY_DAYS}d.`)
+function toDurationMs(leastHours: number, mostDays: number) {
+  return (text: string): number => {
+    const match = /^([0-9]{1,5})([dh])$/.exec(text)
+    const hours = Number(match?.[1]) * (match?.[2] === 'd' ? 24 : 1)
+    if (!(hours >= leastHours && hours <= mostDays * 24)) {
+      throw new InvalidArgumentError(`Use hours or days, from ${leastHours}h to ${mostDays}d.`)
+    }
+    return hours * 60 * 60 * 1000
   }
-  return hours * 60 * 60 * 1000
 }
 
 function requireName(name: string): void {
-  const length = [...name].length
-  if (length < 1 || length > 255 || name !== name.trim() || /[\p{Cc}\ufffd]/u.test(name) || !name.isWellFormed()) {
-    throw new CommandError(
-      'A name must have 1 to 255 characters, no control characters, no space at either end.',
-      EXIT.usage,
-    )
-  }
+  const fault = findNameFault(name)
+  if (fault) throw new CommandError(`The name: ${fault}`, EXIT.usage)
 }
 
 // == seed ==
@@ -225,7 +253,7 @@ async function requireNewest(connection: Connection): Promise<void> {
 }
 
 /** @throws CommandError when there are no tenants as this code knows them */
-async function requireTenancy(connection: Connection): Promise<void> {
+export async function requireTenancy(connection: Connection): Promise<void> {
   const { version, dirty } = await findVersion(connection)
   if (version >= SCHEMA_VERSION && !dirty) return
   throw new CommandError(
@@ -411,7 +439,7 @@ async function showKeys({ target, terminal }: Context, reference: string): Promi
   terminal.table(keys.map(toKeyRow))
 }
 
-function toKeyRow({ prefix, name, scopes, created_at, expires_at, revoked_at, id }: StoredKey) {
+function toKeyRow({ prefix, name, scopes, created_at, expires_at, revoked_at, last_used_at, id }: StoredKey) {
   return {
     key: `${prefix}…`,
     name,
@@ -419,6 +447,7 @@ function toKeyRow({ prefix, name, scopes, created_at, expires_at, revoked_at, id
     created: created_at.toISOString(),
     expires: expires_at?.toISOString() ?? null,
     revoked: revoked_at?.toISOString() ?? null,
+    last_used: last_used_at?.toISOString() ?? null,
     id,
   }
 }
@@ -440,6 +469,34 @@ async function makeKey(context: Context, { tenant: reference, name, scopes, expi
     )
     terminal.ok(`a key of "${tenant.name}", shown this once`)
     terminal.result({ ...about, api_key: key }, [key])
+  })
+}
+
+type RotationOptions = { tenant: string; overlap: number; expires?: number }
+
+async function rotate(context: Context, keyReference: string, options: RotationOptions): Promise<void> {
+  const { target, terminal } = context
+  const expiresAt = options.expires === undefined ? null : new Date(Date.now() + options.expires)
+  await withConnection(target, async (connection) => {
+    await requireTenancy(connection)
+    const tenant = await findTenant(connection, options.tenant)
+    const old = await findKey(connection, tenant.id, keyReference)
+    const about = { tenant: tenant.id, rotated: old.id, expires: expiresAt?.toISOString() ?? null }
+    if (context.isDryRun) return terminal.result(about, [`would rotate ${old.prefix}… (${old.name})`])
+    const pepper = await findPepper(target)
+    if (options.overlap === 0) {
+      await terminal.confirm(`End ${old.prefix}… (${old.name}) of "${tenant.name}" at once? It cannot be taken back.`)
+    }
+    const key = await rotateKey(connection, pepper, tenant, old.id, options.overlap, expiresAt)
+    if (key === null) {
+      throw new CommandError(
+        `${old.prefix}… is revoked or has expired. Make a new one: scripts/db.sh keys create`,
+        EXIT.refused,
+      )
+    }
+    const ends = (await listKeys(connection, tenant.id)).find(({ id }) => id === old.id)?.expires_at
+    terminal.ok(`a key of "${tenant.name}", shown this once; ${old.prefix}… works until ${ends?.toISOString()}`)
+    terminal.result({ ...about, old_expires: ends?.toISOString(), api_key: key }, [key])
   })
 }
 

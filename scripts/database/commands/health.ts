@@ -1,4 +1,4 @@
-// status, psql, doctor, stats, index: looking at a database.
+// status, psql, doctor, lint, stats, index: looking at a database.
 import { execFile, spawn } from 'node:child_process'
 import { constants } from 'node:fs'
 import { access } from 'node:fs/promises'
@@ -8,6 +8,8 @@ import { Argument, type Command, InvalidArgumentError, Option } from 'commander'
 import type { Connection } from '../connection.ts'
 import { type Context, toContext } from '../context.ts'
 import { examine, type Finding, type Level } from '../doctor.ts'
+import { inSnapshot } from '../inventory.ts'
+import { type LintFinding, lint, toSentence } from '../linter.ts'
 import { findVersion, listMigrations } from '../migrate.ts'
 import { type Row, readStatistics, SECTION_NAMES, type SectionName } from '../statistics.ts'
 import { describeTarget, type NativeTarget, requireNative, type Target, toHost, withConnection } from '../target.ts'
@@ -34,6 +36,11 @@ export function registerHealth(program: Command): void {
     .command('doctor')
     .description('say in plain words what is wrong with the database, and how to mend it; changes nothing')
     .action((_, command) => doctor(toContext(command)))
+
+  program
+    .command('lint')
+    .description('ask the catalogs whether one tenant could see another: roles, policies, functions, keys, grants')
+    .action((_, command) => lintDatabase(toContext(command)))
 
   program
     .command('stats')
@@ -359,7 +366,7 @@ function toCell(value: unknown): string | number | boolean | null {
   return JSON.stringify(value)
 }
 
-// == doctor, stats ==
+// == doctor, lint, stats ==
 
 const MARKS = {
   ok: mark('✓', 'green'),
@@ -395,6 +402,24 @@ function toLines(findings: Finding[]): string[] {
     `${MARKS[level]} ${check.padEnd(width)}  ${level === 'skipped' ? 'not looked at: ' : ''}${says}`,
     ...(mend === null ? [] : [`  ${' '.repeat(width)}  to mend: ${mend}`]),
   ])
+}
+
+async function lintDatabase({ target, terminal }: Context): Promise<void> {
+  await requireExisting(target)
+  const { rules, objects, findings } = await connectOrExplain(target, (connection) =>
+    inSnapshot(connection, null, () => lint(connection, target)),
+  )
+  const problems = findings.filter(({ level }) => level === 'problem').length
+  const warnings = findings.length - problems
+  terminal.result({ rules, objects, problems, warnings, findings }, findings.flatMap(explain))
+  if (problems > 0) throw new CommandError(`${problems} to mend, ${warnings} warnings`, EXIT.findings)
+  const asked = `${rules} rules hold for ${objects.toLocaleString('en')} objects`
+  terminal.ok(warnings > 0 ? `${asked}, ${warnings} warnings` : asked)
+}
+
+function explain(finding: LintFinding): string[] {
+  const { level, reason, mend } = finding
+  return [`${MARKS[level]} ${toSentence(finding)}`, `  why: ${reason}`, `  to mend: ${mend}`]
 }
 
 async function stats({ target, terminal }: Context, section: SectionName | undefined): Promise<void> {

@@ -1,0 +1,428 @@
+// The lines that `make mutants` breaks, and the test files that must notice. Each breaks one promise of SECURITY.md.
+
+export interface Mutant {
+  name: string
+  /** What no longer holds. */
+  breaks: string
+  /** Each text must stand in its file exactly once. */
+  edits: { file: string; from: string; to: string }[]
+  tests: string[]
+  /** Shows only with several sessions at once. */
+  needsNative?: boolean
+}
+
+const TENANCY = 'migrations/000002_tenancy.up.sql'
+const IDENTITY = 'migrations/000004_identity.up.sql'
+const ATTACKS = 'test/node/attacks.test.ts'
+const LINTER = 'test/node/linter.test.ts'
+const AUTHENTICATION = 'test/worker/authentication.test.ts'
+const TRANSACTIONS = 'test/worker/transactions.test.ts'
+const TOKENS = 'test/worker/jwt.test.ts'
+
+/** A policy of rekko_app as the migrations write it. */
+const policy = (table: string, kind: 'wall' | 'tenant', rule = 'tenant_id = current_tenant_id()', check = rule) =>
+  `create policy ${table}_${kind} on ${table}${kind === 'wall' ? ' as restrictive' : ''} to rekko_app
+  using (${rule}) with check (${check});`
+
+export const MUTANTS: Mutant[] = [
+  // == The wall ==
+  {
+    name: 'restrictive-policy-dropped',
+    breaks: 'a second permissive policy would open the faces of all tenants',
+    edits: [{ file: TENANCY, from: policy('faces', 'wall'), to: '' }],
+    tests: [LINTER],
+  },
+  {
+    name: 'policies-using-true',
+    breaks: 'a tenant reads the audit of all',
+    edits: [
+      { file: TENANCY, from: policy('verifications', 'wall'), to: policy('verifications', 'wall', 'true') },
+      { file: TENANCY, from: policy('verifications', 'tenant'), to: policy('verifications', 'tenant', 'true') },
+    ],
+    tests: [ATTACKS],
+  },
+  {
+    name: 'with-check-true',
+    breaks: 'a tenant plants a face in another',
+    edits: (['wall', 'tenant'] as const).map((kind) => ({
+      file: TENANCY,
+      from: policy('faces', kind),
+      to: policy('faces', kind, 'tenant_id = current_tenant_id()', 'true'),
+    })),
+    tests: [ATTACKS],
+  },
+  {
+    name: 'force-off',
+    breaks: 'the owner, and every function that runs as it, is not bound by the policies',
+    edits: [{ file: TENANCY, from: 'alter table api_keys force row level security;', to: '' }],
+    tests: [LINTER],
+  },
+  {
+    name: 'tenant-outlives-transaction',
+    breaks: 'the next client of a pooled session finds the tenant of the one before',
+    edits: [
+      {
+        file: IDENTITY,
+        from: `    set_config('app.current_tenant_id', tenant::text, true),
+    set_config('app.actor', 'api_key:'`,
+        to: `    set_config('app.current_tenant_id', tenant::text, false),
+    set_config('app.actor', 'api_key:'`,
+      },
+    ],
+    tests: ['test/worker/isolation.test.ts'],
+  },
+  {
+    name: 'owner-policy-missing',
+    breaks: 'FORCE refuses the entering function its look at the keys',
+    edits: [
+      {
+        file: TENANCY,
+        from: 'create policy api_keys_owner_select on api_keys for select to rekko_owner using (true);',
+        to: '',
+      },
+    ],
+    tests: [TRANSACTIONS],
+  },
+  {
+    name: 'foreign-key-without-tenant',
+    breaks: 'a tenant can refer to a face of another, and learns from the error whether it exists',
+    edits: [
+      {
+        file: TENANCY,
+        from: '  constraint faces_tenant_external_key unique (tenant_id, external_id),',
+        to: '  constraint faces_tenant_external_key unique (tenant_id, external_id),\n  constraint faces_id_key unique (id),',
+      },
+      {
+        file: TENANCY,
+        from: `constraint verifications_face_fkey foreign key (tenant_id, face_id) references faces (tenant_id, id)`,
+        to: `constraint verifications_face_fkey foreign key (face_id) references faces (id)`,
+      },
+    ],
+    tests: [LINTER],
+  },
+  {
+    name: 'global-unique',
+    breaks: 'an external_id that another tenant has cannot be enrolled',
+    edits: [
+      {
+        file: TENANCY,
+        from: '  constraint faces_tenant_external_key unique (tenant_id, external_id),',
+        to: '  constraint faces_tenant_external_key unique (tenant_id, external_id),\n  constraint faces_external_key unique (external_id),',
+      },
+    ],
+    tests: ['test/node/non-interference.test.ts'],
+  },
+  {
+    name: 'immutable-tenant',
+    breaks: 'a cached plan carries one tenant into the transaction of another',
+    edits: [
+      { file: TENANCY, from: 'language plpgsql stable parallel safe', to: 'language plpgsql immutable parallel safe' },
+    ],
+    tests: [LINTER],
+  },
+  {
+    name: 'missing-tenant-is-nobody',
+    breaks: 'a statement outside of a tenant answers an empty result instead of an error',
+    edits: [
+      {
+        file: TENANCY,
+        from: `    raise exception 'no tenant has been entered' using errcode = 'insufficient_privilege';`,
+        to: '    return null;',
+      },
+    ],
+    tests: [ATTACKS],
+  },
+  {
+    name: 'search-path-unpinned',
+    breaks: 'a temporary table could stand in for ours in a function that runs as the owner',
+    edits: [
+      {
+        file: IDENTITY,
+        from: `create function resolve_token_issuer(issuer_name text) returns table (id uuid, configuration jsonb)
+language sql stable security definer
+set search_path = pg_catalog, pg_temp`,
+        to: `create function resolve_token_issuer(issuer_name text) returns table (id uuid, configuration jsonb)
+language sql stable security definer`,
+      },
+    ],
+    tests: [LINTER],
+  },
+  {
+    name: 'audit-can-be-changed',
+    breaks: 'the login of the Worker rewrites decisions',
+    edits: [
+      {
+        file: TENANCY,
+        from: 'grant select, insert on verifications, identifications, usage_events to rekko_app;',
+        to: 'grant select, insert, update on verifications, identifications, usage_events to rekko_app;',
+      },
+    ],
+    tests: [LINTER],
+  },
+  {
+    name: 'setting-after-reset',
+    breaks: 'a pooled session, which holds an empty setting, answers another error than a new one',
+    edits: [
+      {
+        file: TENANCY,
+        from: "nullif(current_setting('app.current_tenant_id', true), '');",
+        to: "current_setting('app.current_tenant_id', true);",
+      },
+    ],
+    tests: [ATTACKS, LINTER],
+  },
+  {
+    name: 'operator-reads-faces',
+    breaks: 'the operator sees the faces of tenants',
+    edits: [
+      {
+        file: TENANCY,
+        from: 'grant select on usage_records, face_counts to rekko_app;',
+        to: 'grant select on usage_records, face_counts to rekko_app;\ngrant select on faces to rekko_operator;',
+      },
+    ],
+    tests: [LINTER],
+  },
+  {
+    name: 'erasure-forgets-a-table',
+    breaks: 'rows of an erased tenant remain',
+    edits: [
+      { file: IDENTITY, from: "    'token_issuer_tenants', 'admin_events'\n", to: "    'token_issuer_tenants'\n" },
+    ],
+    tests: ['test/worker/operator.test.ts'],
+  },
+
+  // == The door ==
+  {
+    name: 'door-bypassed',
+    breaks: 'the tenant is set without asking whether the key is still good',
+    edits: [
+      {
+        file: 'src/db/tenant.ts',
+        from: "sql`select enter_tenant_by_api_key(${tenant.id}::uuid, decode(${credential.hash}, 'hex'), ${scope}) as scopes`",
+        to: "sql`select set_config('app.current_tenant_id', ${tenant.id}, true), array['scores:read'] as scopes`",
+      },
+    ],
+    tests: [TRANSACTIONS],
+  },
+  {
+    name: 'revoked-key-enters',
+    breaks: 'a revoked key works on in a warm isolate',
+    edits: [
+      {
+        file: IDENTITY,
+        from: "  if key.revoked_at is not null then\n    raise exception 'the credential is revoked'",
+        to: "  if false then\n    raise exception 'the credential is revoked'",
+      },
+    ],
+    tests: [TRANSACTIONS],
+  },
+  {
+    name: 'expired-key-enters',
+    breaks: 'a key works on in a warm isolate after its end',
+    edits: [
+      {
+        file: IDENTITY,
+        from: '  if key.expires_at <= transaction_timestamp() then\n    raise exception',
+        to: '  if false then\n    raise exception',
+      },
+    ],
+    tests: ['test/worker/api-keys.test.ts'],
+  },
+  {
+    name: 'suspended-tenant-enters',
+    breaks: 'a suspended tenant works on in a warm isolate',
+    edits: [{ file: IDENTITY, from: '  if tenant_is_active is not true then', to: '  if false then' }],
+    tests: [TRANSACTIONS],
+  },
+  {
+    name: 'scope-unchecked',
+    breaks: 'any key does anything',
+    edits: [
+      {
+        file: IDENTITY,
+        from: '  if required_scope is null or not required_scope = any (key.scopes) then',
+        to: '  if false then',
+      },
+    ],
+    tests: [TRANSACTIONS],
+  },
+  {
+    name: 'cursor-unsigned',
+    breaks: "another tenant's cursor is taken",
+    edits: [{ file: 'src/cursor.ts', from: '  if (difference !== 0) return null\n', to: '' }],
+    tests: ['test/worker/attacks.test.ts'],
+  },
+  {
+    name: 'grants-beyond-own-scopes',
+    breaks: 'a credential makes a key that may do more than it may itself',
+    edits: [
+      {
+        file: 'src/db/api-keys.ts',
+        from: 'array(select s from unnest(${[...scopes]}::text[]) as s where not s = any (current_scopes())) as missing_scopes,',
+        to: 'array[]::text[] as missing_scopes,',
+      },
+    ],
+    tests: ['test/worker/api-keys.test.ts'],
+  },
+
+  // == Tokens ==
+  {
+    name: 'algorithms-widened',
+    breaks: 'a token is accepted with an algorithm that its issuer does not use',
+    edits: [
+      {
+        file: 'src/auth/jwt.ts',
+        from: 'if (!algorithm || !algorithms.includes(algorithm)) throw',
+        to: 'if (!algorithm) throw',
+      },
+    ],
+    tests: [TOKENS],
+  },
+  {
+    name: 'audience-unchecked',
+    breaks: 'a token for another service is accepted',
+    edits: [
+      {
+        file: 'src/auth/jwt.ts',
+        from: "  if (!isAudience(claims['aud'], issuer.audience)) throw new TokenRefused('audience')\n",
+        to: '',
+      },
+    ],
+    tests: [AUTHENTICATION],
+  },
+  {
+    name: 'issuer-unchecked',
+    breaks: 'an issuer signs in the name of another',
+    edits: [
+      {
+        file: 'src/auth/jwt.ts',
+        from: "  if (claims['iss'] !== issuer.issuer) throw new TokenRefused('issuer')\n",
+        to: '',
+      },
+    ],
+    tests: [TOKENS],
+  },
+  {
+    name: 'issuer-speaks-for-all',
+    breaks: 'an issuer works on for a tenant that was taken from it',
+    edits: [
+      {
+        file: IDENTITY,
+        from: '  where s.tenant_id = tenant and s.issuer_id = token_issuer and i.is_active;',
+        to: '  where s.tenant_id = tenant and i.is_active;',
+      },
+    ],
+    tests: [AUTHENTICATION],
+  },
+  {
+    name: 'token-scopes-uncut',
+    breaks: 'a token grants what its issuer may not',
+    edits: [
+      {
+        file: IDENTITY,
+        from: '  granted := array(select g from unnest(grantable) as g where g = any (token_scopes) order by g);',
+        to: '  granted := token_scopes;',
+      },
+    ],
+    tests: [AUTHENTICATION],
+  },
+
+  // == Decisions and attempts ==
+  {
+    name: 'verify-below-only',
+    breaks: 'a confidence exactly at the threshold is refused',
+    edits: [
+      {
+        file: 'src/db/verifications.ts',
+        from: 'distance <= ${toDistance(verificationThreshold)}::float8,',
+        to: 'distance < ${toDistance(verificationThreshold)}::float8,',
+      },
+    ],
+    tests: ['test/worker/decisions.test.ts'],
+  },
+  {
+    name: 'no-direction-enrolled',
+    breaks: 'a vector without a direction reaches a comparison, where NaN is above every threshold',
+    edits: [
+      {
+        file: TENANCY,
+        from: '  constraint faces_embedding_check check (vector_norm(embedding) between 0.999 and 1.001),\n',
+        to: '',
+      },
+    ],
+    tests: ['test/worker/isolation.test.ts', 'test/worker/decisions.test.ts', 'test/node/schema.test.ts', ATTACKS],
+  },
+  {
+    name: 'attempts-unlocked',
+    breaks: 'guesses sent together all see an unused budget',
+    edits: [
+      {
+        file: IDENTITY,
+        from: `  perform pg_advisory_xact_lock(
+    ('x' || left(encode(sha256(convert_to(tenant || ' ' || subject, 'UTF8')), 'hex'), 16))::bit(64)::bigint
+  );
+`,
+        to: '',
+      },
+    ],
+    tests: ['test/worker/attempts.test.ts'],
+    needsNative: true,
+  },
+  {
+    name: 'erasure-keeps-the-name',
+    breaks: 'the audit says whom it was about after their erasure',
+    edits: [
+      {
+        file: 'src/db/faces.ts',
+        from: '    select forget_subject(external_id) from erased`)',
+        to: '    select 1 from erased`)',
+      },
+    ],
+    tests: ['test/worker/faces.test.ts'],
+  },
+
+  // == Silence ==
+  {
+    name: 'address-in-the-log',
+    breaks: 'the log names the people asked about',
+    edits: [
+      {
+        file: 'src/app.ts',
+        from: 'logRequest(trace, c.req.method, findRoute(matchedRoutes(c)), c.res.status)',
+        to: 'logRequest(trace, c.req.method, c.req.path, c.res.status)',
+      },
+    ],
+    tests: ['test/worker/requests.test.ts'],
+  },
+  {
+    name: 'any-origin',
+    breaks: 'any web page reads the answers',
+    edits: [
+      {
+        file: 'src/cross-origin.ts',
+        from: 'if (origin && c.res.status !== 401 && db?.tenant.settings.allowedOrigins.includes(origin)) {',
+        to: 'if (origin) {',
+      },
+    ],
+    tests: ['test/worker/requests.test.ts'],
+  },
+  {
+    name: 'failures-uncounted',
+    breaks: 'keys are guessed as fast as the database answers',
+    edits: [
+      {
+        file: 'src/auth/failures.ts',
+        from: "    if (!(await isWithin(env, 'failures', key))) blocked.set(key, true)\n",
+        to: '',
+      },
+    ],
+    tests: ['test/worker/limits.test.ts'],
+  },
+  {
+    name: 'limit-ignored',
+    breaks: 'a credential asks as often as it likes',
+    edits: [{ file: 'src/rate-limit.ts', from: '  return success\n', to: '  return success || true\n' }],
+    tests: ['test/worker/limits.test.ts'],
+  },
+]

@@ -1,0 +1,185 @@
+// Proves what an administrator does for the operator with scripts/db.sh: issuers come from a file that is read as
+// strictly as the API reads a body, and tenants are suspended, resumed and erased without a rest. The commands run
+// with their arguments, on native PostgreSQL. Nothing is fake.
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { Command } from 'commander'
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
+import { registerData } from '../../scripts/database/commands/data.ts'
+import { registerOperator } from '../../scripts/database/commands/operator.ts'
+import { addIssuer, findIssuer, listIssuers, readIssuerFile, removeIssuer } from '../../scripts/database/issuers.ts'
+import { migrate } from '../../scripts/database/migrate.ts'
+import { CommandError, EXIT } from '../../scripts/database/terminal.ts'
+import { createApiKey, createTenant } from '../../scripts/provision.ts'
+import { SCOPES } from '../../src/auth/api-key.ts'
+import { createDatabase, type FreshDatabase, needsNative } from './database.ts'
+
+const NOBODY = '00000000-0000-4000-8000-000000000000'
+const ISSUER = {
+  issuer: 'https://id.example.com',
+  audience: 'rekko',
+  algorithms: ['ES256'],
+  jwks_url: 'https://id.example.com/jwks',
+  scopes: ['verify'],
+  tenant_ids: [] as string[],
+}
+
+let database: FreshDatabase
+let folder: string
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'rekko-operator-'))
+  database = await createDatabase()
+  await migrate(database.connection)
+})
+afterAll(async () => {
+  await database.drop()
+  await rm(folder, { recursive: true })
+})
+
+async function write(content: unknown): Promise<string> {
+  const path = join(folder, `${crypto.randomUUID()}.json`)
+  await writeFile(path, typeof content === 'string' ? content : JSON.stringify(content))
+  return path
+}
+
+describe('the file of an issuer', () => {
+  it('is read with defaults, and its URL as fetch would read it', async () => {
+    const path = await write({ ...ISSUER, jwks_url: 'https://ID.example.com\\jwks', tenant_ids: [NOBODY] })
+    expect(await readIssuerFile(path, false)).toEqual({
+      configuration: {
+        issuer: 'https://id.example.com',
+        audience: 'rekko',
+        algorithms: ['ES256'],
+        token_type: 'at+jwt',
+        jwks_url: 'https://id.example.com/jwks',
+        jwks: null,
+        tenant_claim: 'tenant_id',
+        scope_claim: 'scope',
+      },
+      scopes: ['verify'],
+      tenantIds: [NOBODY],
+      isActive: true,
+    })
+  })
+
+  it.each<[string, unknown]>([
+    ['one JSON object', '[]'],
+    ['one JSON object', '{"issuer":"a","issuer":"b"}'],
+    ['trusted', { ...ISSUER, trusted: true }],
+    ['algorithms', { ...ISSUER, algorithms: ['HS256'] }],
+    ['jwks_url', { ...ISSUER, jwks_url: 'http://127.0.0.1:8080/jwks' }],
+    ['tenant_claim', { ...ISSUER, tenant_claim: null }],
+    ['scopes', { ...ISSUER, scopes: [] }],
+    ['scopes', { ...ISSUER, scopes: ['operator:write'] }],
+    ['tenant_ids', { ...ISSUER, tenant_ids: ['Arena Norte'] }],
+    ['is_active', { ...ISSUER, is_active: 'yes' }],
+  ])('is refused for its %s: %j', async (field, content) => {
+    await expect(readIssuerFile(await write(content), false)).rejects.toMatchObject({
+      exitCode: EXIT.usage,
+      message: expect.stringContaining(field),
+    })
+  })
+
+  it('may name keys on this machine for a database on this machine only', async () => {
+    const path = await write({ ...ISSUER, jwks_url: 'http://127.0.0.1:8080/jwks' })
+    expect((await readIssuerFile(path, true)).configuration.jwks_url).toBe('http://127.0.0.1:8080/jwks')
+  })
+
+  it('that is not there is said so', async () => {
+    await expect(readIssuerFile(join(folder, 'nothing.json'), false)).rejects.toMatchObject({ exitCode: EXIT.usage })
+  })
+})
+
+describe('an issuer', () => {
+  it('is added once, found by name and by id, and removed', async () => {
+    const { connection } = database
+    const tenant = await createTenant(connection, 'Arena', 'test')
+    const issuer = await readIssuerFile(await write({ ...ISSUER, tenant_ids: [tenant] }), false)
+    const id = await addIssuer(connection, issuer)
+    await expect(addIssuer(connection, issuer)).rejects.toMatchObject({ exitCode: EXIT.refused })
+    const stranger = { ...issuer, configuration: { ...issuer.configuration, issuer: 'another' }, tenantIds: [NOBODY] }
+    await expect(addIssuer(connection, stranger)).rejects.toMatchObject({ exitCode: EXIT.usage })
+    expect(await listIssuers(connection)).toMatchObject([{ id, issuer: ISSUER.issuer, tenant_ids: [tenant] }])
+    expect(await findIssuer(connection, id)).toEqual(await findIssuer(connection, ISSUER.issuer))
+    await removeIssuer(connection, id)
+    await expect(findIssuer(connection, id)).rejects.toMatchObject({ exitCode: EXIT.usage })
+  })
+})
+
+describe('the commands, on native PostgreSQL', () => {
+  const reason = 'a command opens a connection of its own'
+  /** Runs a command in this process, which is what scripts/db.ts does with it. */
+  async function db(...args: string[]): Promise<{ code: number; stdout: string }> {
+    const out: string[] = []
+    const log = vi.spyOn(console, 'log').mockImplementation((text) => void out.push(String(text)))
+    const write = vi.spyOn(process.stderr, 'write').mockImplementation(() => true)
+    const program = new Command().exitOverride()
+    program.option('--database-url <url>').option('--json').option('--dry-run')
+    program.option('-y, --yes', '', (_, times: number) => times + 1, 0)
+    registerOperator(program, registerData(program))
+    try {
+      await program.parseAsync(['--database-url', database.url, ...args], { from: 'user' })
+      return { code: EXIT.ok, stdout: out.join('') }
+    } catch (error) {
+      if (error instanceof CommandError) return { code: error.exitCode, stdout: out.join('') }
+      throw error
+    } finally {
+      log.mockRestore()
+      write.mockRestore()
+    }
+  }
+  const statusOf = async (tenant: string) => {
+    const rows = await database.connection.query<{ is_active: boolean }>(
+      'select is_active from tenants where id = $1',
+      [tenant],
+    )
+    return rows[0]?.is_active
+  }
+
+  it('add, list and remove an issuer, and do nothing on a dry run', async (context) => {
+    needsNative(context, database, reason)
+    const file = await write(ISSUER)
+    expect(await db('issuers', 'add', file, '--dry-run')).toMatchObject({ code: 0 })
+    expect(JSON.parse((await db('issuers', '--json')).stdout)).toEqual([])
+    const { stdout } = await db('issuers', 'add', file, '--json')
+    const [listed] = JSON.parse((await db('issuers', 'list', '--json')).stdout)
+    expect(listed).toMatchObject({ id: JSON.parse(stdout).id, issuer: ISSUER.issuer, scopes: 'verify', active: true })
+    expect(await db('issuers', 'remove', ISSUER.issuer)).toMatchObject({ code: EXIT.refused })
+    expect(await db('issuers', 'remove', ISSUER.issuer, '--yes')).toMatchObject({ code: 0 })
+    expect(JSON.parse((await db('issuers', '--json')).stdout)).toEqual([])
+  })
+
+  it('suspend, resume and erase a tenant, and nobody else', async (context) => {
+    needsNative(context, database, reason)
+    const { connection } = database
+    const [victim, rival] = [
+      await createTenant(connection, 'Arena Norte', 'test'),
+      await createTenant(connection, 'Arena Sul', 'test'),
+    ]
+    for (const tenant of [victim, rival]) {
+      await createApiKey(connection, 'a pepper of this file, not a secret', tenant, 'test', 'a key', SCOPES)
+      // more than a batch
+      await connection.query(
+        "insert into usage_events (tenant_id, kind) select $1, 'verification' from generate_series(1, 6000)",
+        [tenant],
+      )
+    }
+    expect(await db('tenants', 'suspend', 'Arena Norte')).toMatchObject({ code: EXIT.refused })
+    expect([await statusOf(victim), (await db('tenants', 'suspend', victim, '--yes')).code]).toEqual([true, 0])
+    expect([await statusOf(victim), await statusOf(rival)]).toEqual([false, true])
+    expect([(await db('tenants', 'resume', 'Arena Norte')).code, await statusOf(victim)]).toEqual([0, true])
+
+    expect(await db('tenants', 'erase', 'Arena Norte')).toMatchObject({ code: EXIT.refused })
+    expect(await db('tenants', 'erase', 'Arena Norte', '--dry-run')).toMatchObject({ code: 0 })
+    expect(await statusOf(victim)).toBe(true)
+    await connection.query('select request_tenant_erasure($1)', [victim])
+    expect(await db('tenants', 'resume', victim)).toMatchObject({ code: EXIT.refused })
+    const erased = await db('tenants', 'erase', victim, '--yes', '--json')
+    // events, key, the key's event, and the tenant
+    expect(JSON.parse(erased.stdout)).toMatchObject({ id: victim, rows: 6003 })
+    expect([await statusOf(victim), await statusOf(rival)]).toEqual([undefined, true])
+    expect(await connection.query('select from usage_events where tenant_id = $1', [rival])).toHaveLength(6000)
+    expect(await db('tenants', 'erase', victim, '--yes')).toMatchObject({ code: EXIT.usage })
+  })
+})
