@@ -1,7 +1,7 @@
 -- Back to API keys alone, made and revoked by the operator. Token issuers and the events of administration are
 -- lost; a tenant whose erasure was requested stays suspended.
 drop function delete_token_issuer(uuid);
-drop function put_token_issuer(uuid, jsonb, text[], uuid[], boolean);
+drop function put_token_issuer(uuid, jsonb, text[], uuid[], boolean, boolean);
 drop function list_token_issuers(uuid, timestamptz, uuid, integer);
 drop function erase_requested_tenants(integer);
 drop function erase_tenant_batch(uuid, integer);
@@ -12,8 +12,9 @@ drop function list_tenants(timestamptz, uuid, integer);
 drop function find_tenant(uuid);
 drop function seconds_until_attempt(uuid, text, integer, integer);
 drop function count_valid_api_keys(uuid);
-drop function enter_tenant_by_token(uuid, uuid, text[], text, text);
-drop function resolve_token_tenant(uuid, uuid);
+drop function require_valid_actor(uuid);
+drop function enter_tenant_by_token(uuid, uuid, bigint, text[], text, text);
+drop function resolve_token_tenant(uuid, bigint, uuid);
 drop function resolve_token_issuer(text);
 drop function resolve_api_key(bytea);
 

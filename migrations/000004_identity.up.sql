@@ -62,11 +62,14 @@ create table token_issuers (
   -- what its tokens may do at most
   scopes text[] not null,
   is_active boolean not null default true,
+  -- what a signature was checked against: raised by every change, so that nobody enters by an older one
+  revision bigint not null default 1,
   created_at timestamptz(3) not null default now(),
   updated_at timestamptz(3) not null default now(),
   constraint token_issuers_issuer_key unique (issuer),
-  constraint token_issuers_issuer_check check (char_length(issuer) between 1 and 2048),
-  constraint token_issuers_audience_check check (char_length(audience) between 1 and 2048),
+  -- in bytes: an entry of an index has room for 2,704
+  constraint token_issuers_issuer_check check (octet_length(issuer) between 1 and 2048),
+  constraint token_issuers_audience_check check (octet_length(audience) between 1 and 2048),
   -- asymmetric only: a shared secret would let each side sign for the other
   constraint token_issuers_algorithms_check check (
     cardinality(algorithms) > 0
@@ -205,7 +208,8 @@ begin
         when not t.is_active then 'suspended'
       end
     from public.tenants t where t.id = key.tenant_id;
-  if current_setting('transaction_read_only') = 'off'
+  if current_setting('transaction_read_only') = 'off' and key.revoked_at is null
+    and (key.expires_at is null or key.expires_at > transaction_timestamp())
     and (key.last_used_at is null or key.last_used_at < transaction_timestamp() - interval '10 minutes') then
     update public.api_keys k set last_used_at = transaction_timestamp()
     where (k.tenant_id, k.id) = (
@@ -257,12 +261,12 @@ end
 $$;
 
 -- Cold start of an isolate: an issuer by the name that its tokens carry. Answers at most one row.
-create function resolve_token_issuer(issuer_name text) returns table (id uuid, configuration jsonb)
+create function resolve_token_issuer(issuer_name text) returns table (id uuid, revision bigint, configuration jsonb)
 language sql stable security definer
 set search_path = pg_catalog, pg_temp
 as $$
   select
-    i.id,
+    i.id, i.revision,
     jsonb_build_object(
       'issuer', i.issuer, 'audience', i.audience, 'algorithms', i.algorithms, 'token_type', i.token_type,
       'jwks_url', i.jwks_url, 'jwks', i.jwks, 'tenant_claim', i.tenant_claim, 'scope_claim', i.scope_claim
@@ -271,24 +275,27 @@ as $$
   where i.issuer = issuer_name and i.is_active
 $$;
 
--- Cold start of an isolate: a tenant that a verified token names, when its issuer may speak for it.
-create function resolve_token_tenant(token_issuer uuid, tenant uuid) returns table (environment text, settings jsonb)
+-- Cold start of an isolate: a tenant that a verified token names, when its issuer, as it was when the token was
+-- verified, may speak for it.
+create function resolve_token_tenant(token_issuer uuid, issuer_revision bigint, tenant uuid) returns table (environment text, settings jsonb)
 language sql stable security definer
 set search_path = pg_catalog, pg_temp
 as $$
   select t.environment, t.settings
   from public.token_issuer_tenants s
+  join public.token_issuers i on i.id = s.issuer_id
   join public.tenants t on t.id = s.tenant_id
-  where s.issuer_id = token_issuer and s.tenant_id = tenant
+  where s.issuer_id = token_issuer and s.tenant_id = tenant and i.revision = issuer_revision
 $$;
 
 -- The first statement of every tenant transaction that was asked for with a token, whose signature the
 -- Worker has verified. Whether the issuer may still speak for the tenant is checked here, in the transaction
 -- that relies on it; the scopes are cut down to what the issuer may grant.
 --
--- RK414 the issuer is unknown, inactive, or not this tenant's; RK413 the tenant is suspended; RK403 as above.
+-- RK414 the issuer is unknown, inactive, or not this tenant's; RK415 it was changed since the token was verified;
+-- RK413 the tenant is suspended; RK403 as above.
 create function enter_tenant_by_token(
-  tenant uuid, token_issuer uuid, token_scopes text[], subject text, required_scope text
+  tenant uuid, token_issuer uuid, issuer_revision bigint, token_scopes text[], subject text, required_scope text
 ) returns text[]
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -296,15 +303,19 @@ as $$
 declare
   grantable text[];
   granted text[];
+  revision bigint;
   tenant_is_active boolean;
 begin
-  select i.scopes, t.is_active into grantable, tenant_is_active
+  select i.scopes, i.revision, t.is_active into grantable, revision, tenant_is_active
   from public.token_issuer_tenants s
   join public.token_issuers i on i.id = s.issuer_id
   join public.tenants t on t.id = s.tenant_id
   where s.tenant_id = tenant and s.issuer_id = token_issuer and i.is_active;
   if not found then
     raise exception 'the issuer may not speak for this tenant' using errcode = 'RK414';
+  end if;
+  if revision <> issuer_revision then
+    raise exception 'the issuer was changed since the token was verified' using errcode = 'RK415';
   end if;
   if not tenant_is_active then
     raise exception 'the tenant is suspended' using errcode = 'RK413';
@@ -323,6 +334,31 @@ $$;
 
 -- == API keys of a tenant ==
 
+-- Refuses a credential that was revoked, or whose issuer was taken away, after this transaction had entered by it
+-- and while it waited for the tenant's row: who revokes takes that row first.
+create function require_valid_actor(tenant uuid) returns void
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  actor text[] := string_to_array(public.current_actor(), ':');
+begin
+  if actor[1] = 'api_key' and not exists (
+    select from public.api_keys k
+    where k.tenant_id = tenant and k.id = actor[2]::uuid and k.revoked_at is null
+      and (k.expires_at is null or k.expires_at > clock_timestamp())
+  ) then
+    raise exception 'the credential is revoked' using errcode = 'RK411';
+  end if;
+  if actor[1] = 'token' and not exists (
+    select from public.token_issuer_tenants i
+    where i.tenant_id = tenant and i.issuer_id = actor[2]::uuid
+  ) then
+    raise exception 'the issuer may not speak for this tenant' using errcode = 'RK414';
+  end if;
+end
+$$;
+
 -- How many keys a tenant has that are neither revoked nor expired. Whoever asks holds the tenant's row until the
 -- transaction ends, and counts what was committed before: of eight who add a key at once, each sees those of
 -- the others.
@@ -334,6 +370,7 @@ declare
   valid integer;
 begin
   perform from public.tenants t where t.id = tenant for no key update;
+  perform public.require_valid_actor(tenant);
   select count(*) into valid from public.api_keys k
   where k.tenant_id = tenant and k.revoked_at is null
     -- a key may have been made to expire at once while this transaction waited
@@ -503,9 +540,15 @@ begin
     exit when erased >= batch_size;
   end loop;
   if erased < batch_size then
-    delete from public.tenants t where t.id = tenant;
-    insert into public.operator_events (action, target) values ('tenant.erased', tenant);
-    erased := erased + 1;
+    begin
+      delete from public.tenants t where t.id = tenant;
+      insert into public.operator_events (action, target) values ('tenant.erased', tenant);
+      erased := erased + 1;
+    exception when foreign_key_violation then
+      -- a request that had begun before has changed a row meanwhile: the next batch finds it. A full one is answered,
+      -- because there is more to do.
+      erased := batch_size;
+    end;
   end if;
   perform set_config('app.current_tenant_id', '', true);
   return erased;
@@ -554,6 +597,7 @@ begin
     raise exception 'there is no such tenant, or the key is of another environment' using errcode = 'check_violation';
   end if;
   insert into public.admin_events (tenant_id, action, target) values (key_tenant, 'api_key.created', key);
+  insert into public.operator_events (action, target) values ('tenant.api_key_created', key_tenant);
   return key;
 end
 $$;
@@ -563,12 +607,15 @@ language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
+  -- whoever makes a key by this one holds this row: either it is made before, and seen, or not at all
+  perform from public.tenants t where t.id = key_tenant for no key update;
   update public.api_keys set revoked_at = transaction_timestamp()
   where tenant_id = key_tenant and id = key_id and revoked_at is null;
   if not found then
     return false;
   end if;
   insert into public.admin_events (tenant_id, action, target) values (key_tenant, 'api_key.revoked', key_id);
+  insert into public.operator_events (action, target) values ('tenant.api_key_revoked', key_tenant);
   return true;
 end
 $$;
@@ -595,15 +642,26 @@ as $$
   limit row_limit
 $$;
 
--- Creates an issuer, or replaces everything about it. A tenant that does not exist is an error (23503), and so
+-- Creates an issuer, or replaces everything about it; only the latter when `must_exist`, and answers null when there
+-- is none. A tenant that does not exist is an error (23503), and so
 -- is a name that another issuer has (23505).
 create function put_token_issuer(
-  issuer_id uuid, configuration jsonb, issuer_scopes text[], tenant_ids uuid[], active boolean
+  issuer_id uuid, configuration jsonb, issuer_scopes text[], tenant_ids uuid[], active boolean, must_exist boolean
 ) returns uuid
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
+  if must_exist then
+    perform from public.token_issuers i where i.id = issuer_id for update;
+    if not found then
+      return null;
+    end if;
+  end if;
+  -- as in revoke_api_key
+  perform from public.tenants t
+  where t.id in (select s.tenant_id from public.token_issuer_tenants s where s.issuer_id = put_token_issuer.issuer_id)
+  order by t.id for no key update;
   insert into public.token_issuers as i (
     id, issuer, audience, algorithms, token_type, jwks_url, jwks, tenant_claim, scope_claim, scopes, is_active
   )
@@ -625,6 +683,7 @@ begin
     scope_claim = excluded.scope_claim,
     scopes = excluded.scopes,
     is_active = excluded.is_active,
+    revision = i.revision + 1,
     updated_at = transaction_timestamp();
   delete from public.token_issuer_tenants s where s.issuer_id = put_token_issuer.issuer_id and not s.tenant_id = any (tenant_ids);
   insert into public.token_issuer_tenants (tenant_id, issuer_id)
@@ -641,6 +700,10 @@ language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
+  -- as in revoke_api_key
+  perform from public.tenants t
+  where t.id in (select s.tenant_id from public.token_issuer_tenants s where s.issuer_id = token_issuer)
+  order by t.id for no key update;
   delete from public.token_issuer_tenants s where s.issuer_id = token_issuer;
   delete from public.token_issuers i where i.id = token_issuer;
   if not found then
@@ -658,8 +721,9 @@ revoke all on function
   shorten_api_key(),
   resolve_api_key(bytea),
   resolve_token_issuer(text),
-  resolve_token_tenant(uuid, uuid),
-  enter_tenant_by_token(uuid, uuid, text[], text, text),
+  resolve_token_tenant(uuid, bigint, uuid),
+  enter_tenant_by_token(uuid, uuid, bigint, text[], text, text),
+  require_valid_actor(uuid),
   count_valid_api_keys(uuid),
   seconds_until_attempt(uuid, text, integer, integer),
   find_tenant(uuid),
@@ -670,7 +734,7 @@ revoke all on function
   erase_tenant_batch(uuid, integer),
   erase_requested_tenants(integer),
   list_token_issuers(uuid, timestamptz, uuid, integer),
-  put_token_issuer(uuid, jsonb, text[], uuid[], boolean),
+  put_token_issuer(uuid, jsonb, text[], uuid[], boolean, boolean),
   delete_token_issuer(uuid)
 from public;
 grant execute on function
@@ -679,8 +743,9 @@ grant execute on function
   current_scopes(),
   resolve_api_key(bytea),
   resolve_token_issuer(text),
-  resolve_token_tenant(uuid, uuid),
-  enter_tenant_by_token(uuid, uuid, text[], text, text),
+  resolve_token_tenant(uuid, bigint, uuid),
+  enter_tenant_by_token(uuid, uuid, bigint, text[], text, text),
+  require_valid_actor(uuid),
   count_valid_api_keys(uuid),
   seconds_until_attempt(uuid, text, integer, integer)
 to rekko_app;
@@ -693,7 +758,7 @@ grant execute on function
   erase_tenant_batch(uuid, integer),
   revoke_api_key(uuid, uuid),
   list_token_issuers(uuid, timestamptz, uuid, integer),
-  put_token_issuer(uuid, jsonb, text[], uuid[], boolean),
+  put_token_issuer(uuid, jsonb, text[], uuid[], boolean, boolean),
   delete_token_issuer(uuid)
 to rekko_operator;
 grant execute on function erase_requested_tenants(integer) to rekko_jobs;

@@ -12,7 +12,7 @@ const OUTPUT = join(ROOT, '.rekko/bundle')
 execFileSync(
   process.execPath,
   [
-    ...[join(ROOT, 'node_modules/wrangler/bin/wrangler.js'), 'deploy', '--dry-run', '--minify'],
+    ...[join(ROOT, 'node_modules/wrangler/bin/wrangler.js'), 'deploy', '--dry-run'],
     ...['--env', 'production', '--outdir', OUTPUT],
   ],
   { cwd: ROOT, stdio: ['ignore', 'ignore', 'inherit'] },

@@ -28,18 +28,29 @@ ${LOCAL_URL}`)
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 refused or not confirmed, 4 database not reachable,
 5 something to mend (check, doctor, lint). NO_COLOR leaves colors out.`,
   )
-  .showHelpAfterError('Try: scripts/db.sh --help')
   .exitOverride()
 
 registerMigrations(program)
 registerOperator(program, registerData(program))
 registerHealth(program)
 registerBackups(program)
+guide(program, 'scripts/db.sh')
 
 try {
   await program.parseAsync()
 } catch (error) {
   process.exitCode = report(error)
+}
+
+/** After an error, each command points to its own help; and a word that is no command is not left to the default one. */
+function guide(command: Command, path: string): void {
+  command.showHelpAfterError(`Try: ${path} --help`)
+  command.hook('preSubcommand', ({ args: [word], commands }) => {
+    if (word === undefined || word.startsWith('-') || commands.some((known) => known.name() === word))
+      return // commander 15 has it, which says what is nearest, and leaves it out of its types
+    ;(command as Command & { unknownCommand(): never }).unknownCommand()
+  })
+  for (const inner of command.commands) guide(inner, `${path} ${inner.name()}`)
 }
 
 function report(error: unknown): number {

@@ -199,7 +199,7 @@ language sql stable security definer`,
     edits: [
       {
         file: 'src/db/tenant.ts',
-        from: "sql`select enter_tenant_by_api_key(${tenant.id}::uuid, decode(${credential.hash}, 'hex'), ${scope}) as scopes`",
+        from: "sql`select enter_tenant_by_api_key(${tenant.id}::uuid, decode(${entering.hash}, 'hex'), ${scope}) as scopes`",
         to: "sql`select set_config('app.current_tenant_id', ${tenant.id}, true), array['scores:read'] as scopes`",
       },
     ],
@@ -266,7 +266,24 @@ language sql stable security definer`,
     tests: ['test/worker/api-keys.test.ts'],
   },
 
+  {
+    name: 'revoked-key-makes-keys',
+    breaks: 'a key that is revoked while its request waits leaves another behind',
+    edits: [{ file: IDENTITY, from: '  perform public.require_valid_actor(tenant);\n', to: '' }],
+    tests: ['test/worker/api-keys.test.ts'],
+    needsNative: true,
+  },
+
   // == Tokens ==
+  {
+    name: 'issuer-as-it-was',
+    breaks: 'a token is good by keys that its issuer no longer has, for tenants that it was given since',
+    edits: [
+      { file: IDENTITY, from: '  if revision <> issuer_revision then', to: '  if false then' },
+      { file: IDENTITY, from: ' and i.revision = issuer_revision\n', to: '\n' },
+    ],
+    tests: [AUTHENTICATION],
+  },
   {
     name: 'algorithms-widened',
     breaks: 'a token is accepted with an algorithm that its issuer does not use',

@@ -32,7 +32,8 @@ export async function startWorker(port: number, bindings: Record<string, string>
       ...[join(ROOT, 'scripts/supervise.ts'), folder, process.execPath],
       ...[join(ROOT, 'node_modules/wrangler/bin/wrangler.js'), 'dev', '--env', 'dev', '--env-file', envFile],
       ...['--ip', '127.0.0.1', '--port', String(port), '--inspector-port', '0'],
-      ...['--show-interactive-dev-session=false', '--log-level', 'warn'],
+      // "log" shows what the Worker writes: a line for each request, which says why a credential was refused
+      ...['--show-interactive-dev-session=false', '--log-level', process.env['VERBOSE'] ? 'log' : 'warn'],
     ],
     { cwd: ROOT, stdio: ['pipe', 'pipe', 'pipe'] },
   )

@@ -39,7 +39,10 @@ app.use(async (c, next) => {
   const { headers } = c.res
   for (const [name, value] of Object.entries(HEADERS)) headers.set(name, value)
   headers.set('X-Request-Id', trace.requestId)
-  headers.set('Server-Timing', `db;dur=${trace.databaseMs}, total;dur=${Date.now() - trace.startedAt}`)
+  // how long a refusal took says why: whether there was a key, or an issuer, to look at
+  if (c.res.status !== 401) {
+    headers.set('Server-Timing', `db;dur=${trace.databaseMs}, total;dur=${Date.now() - trace.startedAt}`)
+  }
   logRequest(trace, c.req.method, findRoute(matchedRoutes(c)), c.res.status)
 })
 app.use(crossOrigin)
@@ -105,8 +108,18 @@ function toProblem(error: Error, trace: Trace): Problem {
       : new Problem('INTERNAL', 'Quote the request_id when you report this.')
   }
   // the class and the place, never the message: it may hold what the client sent
-  trace.fault = { fault: 'defect', error: error.name, at: error.stack?.split('\n')[1]?.trim() ?? null }
+  trace.fault = { fault: 'defect', error: error.name, at: findPlace(error) }
   return new Problem('INTERNAL', 'Quote the request_id when you report this.')
+}
+
+/** The innermost call on the stack. A message of several lines stands before it. */
+function findPlace(error: Error): string | null {
+  return (
+    error.stack
+      ?.split('\n')
+      .find((line) => /^\s+at /.test(line))
+      ?.trim() ?? null
+  )
 }
 
 /** The pattern of the route that answered; null when only middleware matched. */

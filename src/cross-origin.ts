@@ -10,7 +10,9 @@ import type { AppContext } from './env.ts'
  */
 export const crossOrigin = createMiddleware<AppContext>(async (c, next) => {
   const origin = c.req.header('Origin')
-  if (origin && c.req.method === 'OPTIONS' && c.req.header('Access-Control-Request-Method')) {
+  const isPreflight = c.req.method === 'OPTIONS' && c.req.header('Access-Control-Request-Method')
+  // no page is the operator's
+  if (origin && isPreflight && !c.req.path.startsWith('/v1/operator/')) {
     return c.body(null, 204, PREFLIGHT)
   }
   await next()

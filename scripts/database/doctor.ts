@@ -62,14 +62,14 @@ const CHECK_TIMEOUT = '60s'
  * @param connection an administrator's
  */
 export async function examine(connection: Connection, target: Target): Promise<Finding[]> {
-  const [facts] = await connection.query<{ has_schema: boolean; sees_all_rows: boolean }>(`
-    select to_regclass('public.face_counts') is not null as has_schema, rolsuper or rolbypassrls as sees_all_rows
-    from pg_roles where rolname = current_user`)
+  const [login] = await connection.query<{ sees_all_rows: boolean }>(
+    'select rolsuper or rolbypassrls as sees_all_rows from pg_roles where rolname = current_user',
+  )
   const patient = {
     connection,
     target,
-    hasSchema: facts?.has_schema ?? false,
-    seesAllRows: facts?.sees_all_rows ?? false,
+    hasSchema: await hasSchema(connection),
+    seesAllRows: login?.sees_all_rows ?? false,
   }
   const findings: Finding[] = []
   for (const check of CHECKS) {
@@ -78,8 +78,19 @@ export async function examine(connection: Connection, target: Target): Promise<F
   return findings
 }
 
+/** The tables of the present schema are there. */
+export async function hasSchema(connection: Connection): Promise<boolean> {
+  const [row] = await connection.query<{ is_there: boolean }>(
+    "select to_regclass('public.face_counts') is not null as is_there",
+  )
+  return row?.is_there ?? false
+}
+
+/** What stands after "not looked at" where that is so. */
+export const NO_SCHEMA = 'the schema is not there yet: scripts/db.sh up'
+
 async function run(check: Check, patient: Patient): Promise<Verdict[]> {
-  if (check.needsSchema && !patient.hasSchema) return [skipped('the schema is not there yet: scripts/db.sh up')]
+  if (check.needsSchema && !patient.hasSchema) return [skipped(NO_SCHEMA)]
   // a transaction of its own, so that a pooled session is left as it was
   await patient.connection.execute(
     `begin read only; set local statement_timeout = '${CHECK_TIMEOUT}'; set local lock_timeout = '5s'`,
@@ -303,7 +314,7 @@ async function examineStatements({ connection, target }: Patient): Promise<Verdi
 async function examineMigrations({ connection }: Patient): Promise<Verdict[]> {
   const findings = await findMigrationFindings(connection)
   return orOk(
-    findings.map((finding) => problem(finding, 'scripts/db.sh check, and docs/database.md, "Troubleshooting"')),
+    findings.map(({ says, mend }) => problem(says, mend)),
     'the newest version, and the files are as they were applied',
   )
 }

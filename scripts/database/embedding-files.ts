@@ -48,13 +48,10 @@ const BLOCK_BYTES = 1024 * 1024
  * @param idsPath for NumPy: a text file with the external_id of each row on a line of its own
  * @throws CommandError that says what is wrong with the file
  */
-export async function openEmbeddingFile(
-  path: string,
-  format = toFormat(path),
-  idsPath?: string,
-): Promise<EmbeddingFile> {
+export async function openEmbeddingFile(path: string, format?: Format, idsPath?: string): Promise<EmbeddingFile> {
   await requireFile(path)
-  if (format === 'npy') {
+  const known = format ?? toFormat(path)
+  if (known === 'npy') {
     if (idsPath === undefined) {
       throw new CommandError(
         'A .npy file has no names: give the external_id of each row with --ids FILE, one a line.',
@@ -65,7 +62,7 @@ export async function openEmbeddingFile(
     return openNpy(path, idsPath)
   }
   if (idsPath !== undefined) throw new CommandError('--ids is for .npy files: others name each face.', EXIT.usage)
-  return format === 'csv' ? openCsv(path) : openJsonl(path)
+  return known === 'csv' ? openCsv(path) : openJsonl(path)
 }
 
 function toFormat(path: string): Format {

@@ -58,7 +58,13 @@ export async function readIssuerFile(path: string, allowsLoopback: boolean): Pro
   if (!isListOf(scopes, isScope) || scopes.length === 0) throw refuse('scopes', `Must be some of ${SCOPES.join(', ')}.`)
   if (!isListOf(tenantIds, isId)) throw refuse('tenant_ids', 'Must be the ids of tenants: scripts/db.sh tenants')
   if (typeof isActive !== 'boolean') throw refuse('is_active', 'Must be true or false.')
-  return { configuration: toConfiguration(issuer), scopes, tenantIds, isActive }
+  return {
+    configuration: toConfiguration(issuer),
+    // as the API does: each once
+    scopes: SCOPES.filter((scope) => scopes.includes(scope)),
+    tenantIds: [...new Set(tenantIds)],
+    isActive,
+  }
 }
 
 function isListOf<Item>(value: unknown, isItem: (item: unknown) => item is Item): value is Item[] {
@@ -91,7 +97,7 @@ export async function addIssuer(connection: Connection, issuer: IssuerFile): Pro
   const id = crypto.randomUUID()
   try {
     await asOwner(connection, () =>
-      connection.query('select put_token_issuer($1, $2::jsonb, $3::text[], $4::uuid[], $5)', [
+      connection.query('select put_token_issuer($1, $2::jsonb, $3::text[], $4::uuid[], $5, false)', [
         id,
         JSON.stringify(configuration),
         scopes,

@@ -82,10 +82,12 @@ export const EXCEPTIONS: Exception[] = [
       'checks the key in the transaction that uses it, then sets the tenant for that transaction',
     'function resolve_token_issuer(text) for rekko_app':
       'by the exact name of an issuer: its public keys and what its tokens must look like',
-    'function resolve_token_tenant(uuid,uuid) for rekko_app':
+    'function resolve_token_tenant(uuid,bigint,uuid) for rekko_app':
       'one tenant that an issuer may speak for: its environment and settings, not its name',
-    'function enter_tenant_by_token(uuid,uuid,text[],text,text) for rekko_app':
+    'function enter_tenant_by_token(uuid,uuid,bigint,text[],text,text) for rekko_app':
       'checks issuer and tenant in the transaction that relies on them, cuts the scopes down, then sets the tenant',
+    'function require_valid_actor(uuid) for rekko_app':
+      'answers nothing: raises when the credential that entered was revoked, or its issuer taken away, meanwhile',
     'function forget_subject(text) for rekko_app':
       'empties external_id and face_id in the audit of the tenant that was entered; the audit has no other change',
     'function count_faces() for nobody': 'a trigger: writes how many faces came or went, of the rows that changed',
@@ -107,7 +109,7 @@ export const EXCEPTIONS: Exception[] = [
     'function revoke_api_key(uuid,uuid) for rekko_operator': 'a valid key into a revoked one, with an event',
     'function list_token_issuers(uuid,timestamp with time zone,uuid,integer) for rekko_operator':
       'who may sign tokens, for which tenants: ids and public keys',
-    'function put_token_issuer(uuid,jsonb,text[],uuid[],boolean) for rekko_operator':
+    'function put_token_issuer(uuid,jsonb,text[],uuid[],boolean,boolean) for rekko_operator':
       'who may sign tokens, for which tenants, with an event',
     'function delete_token_issuer(uuid) for rekko_operator': 'takes an issuer away, with an event',
   }),

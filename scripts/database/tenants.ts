@@ -13,6 +13,8 @@ export type Tenant = {
   name: string
   environment: Environment
   is_active: boolean
+  /** As /v1/operator/tenants has it. */
+  status: 'active' | 'suspended' | 'erasing'
   settings: unknown
   faces: number
   created_at: Date
@@ -24,6 +26,8 @@ export function listTenants(connection: Connection): Promise<Tenant[]> {
     connection.query<Tenant>(`
       select
         t.id, t.name, t.environment, t.is_active, t.settings, t.created_at,
+        case when t.erasure_requested_at is not null then 'erasing' when t.is_active then 'active' else 'suspended' end
+          as status,
         (select coalesce(sum(c.change), 0)::int from face_counts c where c.tenant_id = t.id) as faces
       from tenants t
       order by t.created_at, t.id`),
@@ -51,6 +55,12 @@ export async function findTenant(connection: Connection, reference: string): Pro
     throw new CommandError(`${found.length} tenants are called "${reference}". Say which by its id: ${ids}`, EXIT.usage)
   }
   return tenant
+}
+
+/** @throws CommandError when it is shut out for good, and what is given to it now would be erased with the rest */
+export function requireLasting({ name, status }: Pick<Tenant, 'name' | 'status'>): void {
+  if (status !== 'erasing') return
+  throw new CommandError(`"${name}" is being erased, which cannot be taken back.`, EXIT.refused)
 }
 
 export type StoredKey = {

@@ -64,9 +64,13 @@ export class Terminal {
     else for (const line of lines) console.log(line)
   }
 
-  /** Rows as an aligned table, or as JSON with --json. */
-  table(rows: Record<string, string | number | boolean | null>[]): void {
-    this.result(rows, toTable(rows))
+  /**
+   * Rows as an aligned table, or as JSON with --json.
+   *
+   * @param whole what JSON has instead, where a table has no room for it: plain data
+   */
+  table(rows: Record<string, string | number | boolean | null>[], whole: object[] = rows): void {
+    this.result(whole, toTable(rows))
   }
 
   /** @throws CommandError unless the user agrees, at the terminal or with --yes */
@@ -112,6 +116,11 @@ export class Terminal {
     // honors NO_COLOR, and leaves colors out where stderr is no terminal
     process.stderr.write(`${styleText(style, mark, { stream: process.stderr })} ${text}\n`)
   }
+}
+
+/** "1 tenant", "2,000 tenants". */
+export function toCount(count: number, noun: string): string {
+  return `${count.toLocaleString('en')} ${noun}${count === 1 ? '' : 's'}`
 }
 
 function bar(share: number): string {

@@ -9,13 +9,15 @@ import {
   openTenant,
   type Tenant,
   unauthenticated,
+  type VerifiedIssuer,
 } from '../db/tenant.ts'
 import type { AppContext, Env } from '../env.ts'
 import { ExpiringMap } from '../expiring-map.ts'
 import { Problem } from '../problem.ts'
 import { isWithin, POLICY_OF_SCOPE, type PolicyName, tooManyRequests, toPolicyHeader } from '../rate-limit.ts'
 import { hashApiKey, isApiKey, type Scope, toPepper, toPrefix } from './api-key.ts'
-import { countFailure, refuseBlocked, type Source } from './failures.ts'
+import { parseObject } from './canonical.ts'
+import { countFailure, isBlocked, noteAccepted, refuseBlocked, type Source } from './failures.ts'
 import { type Issuer, isIssuerFault, toIssuer } from './issuer.ts'
 import { KeysUnavailable } from './jwks.ts'
 import { findIssuerName, TokenRefused, type VerifiedToken, verifyToken } from './jwt.ts'
@@ -23,7 +25,7 @@ import { findIssuerName, TokenRefused, type VerifiedToken, verifyToken } from '.
 // Which tenant a credential belongs to never changes; its settings may, and reach an isolate within a minute.
 const CACHE_TTL_MS = 60_000
 const tenantsByKey = new ExpiringMap<Tenant>(10_000, CACHE_TTL_MS)
-const issuersByName = new ExpiringMap<{ id: string; issuer: Issuer }>(1_000, CACHE_TTL_MS)
+const issuersByName = new ExpiringMap<VerifiedIssuer & { issuer: Issuer }>(1_000, CACHE_TTL_MS)
 const tenantsByToken = new ExpiringMap<Tenant>(10_000, CACHE_TTL_MS)
 
 /** Opens the door to the data of the credential's tenant, for one scope: `c.var.db`. */
@@ -35,11 +37,11 @@ export function requires(scope: Scope) {
       c.var.trace.refusal = 'absent'
       throw unauthenticated()
     }
-    const { tenant, credential, forget } = isToken(presented)
+    const { tenant, credential, forget, renew } = isToken(presented)
       ? await enterByToken(c, presented, policy)
       : await enterByApiKey(c, presented, policy)
     c.var.trace.tenantId = tenant.id
-    c.set('db', openTenant(c.env, c.var.trace, tenant, credential, scope, forget))
+    c.set('db', openTenant(c.env, c.var.trace, tenant, credential, scope, forget, renew))
     await next()
     // a refusal in the transaction looks like one before it
     if (c.res.status !== 401) c.res.headers.set('RateLimit-Policy', toPolicyHeader(policy))
@@ -56,6 +58,8 @@ interface Entrance {
   credential: Credential
   /** Called when the transaction refuses the credential. */
   forget: () => void
+  /** Called when the transaction finds that it must be verified again. */
+  renew: () => Promise<Credential>
 }
 
 async function enterByApiKey(c: Context<AppContext>, key: string, policy: PolicyName): Promise<Entrance> {
@@ -64,55 +68,76 @@ async function enterByApiKey(c: Context<AppContext>, key: string, policy: Policy
   const refuse = (reason: string) => refused(c, source, reason)
   const credential = { kind: 'api_key', hash } as const
   const forget = () => tenantsByKey.delete(hash)
+  const renew = async () => credential
 
   const known = tenantsByKey.get(hash)
   if (!known) refuseBlocked(c.var.trace, source)
   if (!isApiKey(key)) throw await refuse('malformed')
   if (!(await isWithin(c.env, policy, hash))) throw tooManyRequests(policy)
-  if (known) return { tenant: known, credential, forget }
+  if (known) return { tenant: known, credential, forget, renew }
 
   const found = await findTenantByApiKey(c.env, c.var.trace, hash)
   if (!found) throw await refuse('unknown')
   c.var.trace.tenantId = found.tenant.id
   if (found.refusal !== null) throw await refuse(found.refusal)
   tenantsByKey.set(hash, found.tenant)
-  return { tenant: found.tenant, credential, forget }
+  noteAccepted(source)
+  return { tenant: found.tenant, credential, forget, renew }
 }
 
 async function enterByToken(c: Context<AppContext>, token: string, policy: PolicyName): Promise<Entrance> {
   const { env } = c
   const source = { address: findAddress(c), fingerprint: await fingerprint(token, env), prefix: null }
   const refuse = (reason: string) => refused(c, source, reason)
-  refuseBlocked(c.var.trace, source)
 
   const name = findIssuerName(token)
+  // what this isolate knows already costs no query to verify, so a neighbor's failures shut nobody out
+  const known = name === null ? undefined : issuersByName.get(name)
+  refuseBlocked(c.var.trace, source, known !== undefined)
   if (name === null) throw await refuse('malformed')
-  const found = await issuersByName.find(name, () => findIssuer(c, name))
+  // who signs for the operator signs for no tenant, whatever was configured
+  if (isOperatorIssuer(env, name)) throw await refuse('issuer')
+  const found = known ?? (await issuersByName.find(name, () => findIssuer(c, name)))
   if (!found) throw await refuse('issuer')
 
   const verified = await verify(c, token, found.issuer, refuse)
   // an issuer of tenants' tokens has a tenant claim, which was checked
   const tenantId = String(verified.tenantId)
-  const id = `${found.id} ${tenantId}`
-  if (!(await isWithin(env, policy, id))) throw tooManyRequests(policy)
-  const tenant = await tenantsByToken.find(id, () => findTenantByToken(env, c.var.trace, found.id, tenantId))
-  if (!tenant) throw await refuse('tenant')
+  const id = `${found.id} ${found.revision} ${tenantId}`
+  // a bearer's own quota: somebody with a poorer token of the same issuer does not use it up
+  if (!(await isWithin(env, policy, `${id} ${await fingerprint(verified.subject ?? '', env)}`))) {
+    throw tooManyRequests(policy)
+  }
+  const tenant = await tenantsByToken.find(id, () => findTenantByToken(env, c.var.trace, found, tenantId))
+  if (!tenant) {
+    issuersByName.delete(name)
+    // the issuer may have been given this tenant since this isolate last looked
+    if (known) return enterByToken(c, token, policy)
+    throw await refuse('tenant')
+  }
+  const forget = () => {
+    issuersByName.delete(name)
+    tenantsByToken.delete(id)
+  }
   return {
     tenant,
-    credential: { kind: 'token', issuerId: found.id, scopes: verified.scopes, subject: verified.subject },
-    forget: () => {
-      issuersByName.delete(name)
-      tenantsByToken.delete(id)
+    credential: { kind: 'token', issuer: found, scopes: verified.scopes, subject: verified.subject },
+    forget,
+    renew: async () => {
+      forget()
+      const renewed = await enterByToken(c, token, policy)
+      if (renewed.tenant.id !== tenantId) throw await refuse('tenant')
+      return renewed.credential
     },
   }
 }
 
-async function findIssuer(c: Context<AppContext>, name: string): Promise<{ id: string; issuer: Issuer } | null> {
+async function findIssuer(c: Context<AppContext>, name: string): Promise<(VerifiedIssuer & { issuer: Issuer }) | null> {
   const found = await findTokenIssuer(c.env, c.var.trace, name)
   if (!found) return null
   const issuer = toIssuer(found.configuration, isDevelopment(c.env))
   // written by put_token_issuer after the same check: a row that was edited by hand lets nobody in
-  return isIssuerFault(issuer) ? null : { id: found.id, issuer }
+  return isIssuerFault(issuer) ? null : { id: found.id, revision: found.revision, issuer }
 }
 
 /**
@@ -128,7 +153,7 @@ export async function verify(
   refuse: (reason: string) => Promise<Problem>,
 ): Promise<VerifiedToken> {
   try {
-    return await verifyToken(token, issuer, { allowsLoopback: isDevelopment(c.env) })
+    return await verifyToken(token, issuer, { allowsLoopback: isDevelopment(c.env), keepAlive: toKeepAlive(c) })
   } catch (error) {
     if (error instanceof TokenRefused) throw await refuse(error.reason)
     if (!(error instanceof KeysUnavailable)) throw error
@@ -139,18 +164,32 @@ export async function verify(
   }
 }
 
-/** Notes why, for the log; counts it; and makes the one answer. */
-export async function refused(c: Context<AppContext>, source: Source, reason: string): Promise<Problem> {
-  c.var.trace.refusal = reason
-  await countFailure(c.env, c.var.trace, source)
-  return unauthenticated()
+/** Lets work go on whose client has hung up; where there is no such context (tests), it goes on by itself or not. */
+function toKeepAlive(c: Context<AppContext>): (work: Promise<unknown>) => void {
+  return (work) => {
+    try {
+      c.executionCtx.waitUntil(work)
+    } catch {
+      // Hono throws where the Worker was called without a context
+    }
+  }
 }
 
-/** The one credential of a request; null when there is none, or when two of them disagree. */
+/** Notes why, for the log; counts it; and makes the one answer, or says that there were too many. */
+export async function refused(c: Context<AppContext>, source: Source, reason: string): Promise<Problem> {
+  c.var.trace.refusal = reason
+  const wasBlocked = isBlocked(source)
+  await countFailure(c.env, c.var.trace, source)
+  return wasBlocked ? tooManyRequests('failures') : unauthenticated()
+}
+
+/** The one credential of a request; null when there is none, when one is not written right, or when two disagree. */
 export function findCredential(c: Context<AppContext>): string | null {
-  const bearer = /^Bearer +(\S+)$/i.exec(c.req.header('Authorization') ?? '')?.[1]
+  const authorization = c.req.header('Authorization')
+  const bearer = /^Bearer +([^\s,]+)$/i.exec(authorization ?? '')?.[1]
   const apiKey = c.req.header('X-API-Key')
-  if (bearer && apiKey && bearer !== apiKey) return null
+  if (authorization !== undefined && bearer === undefined) return null
+  if (bearer !== undefined && apiKey !== undefined && bearer !== apiKey) return null
   return bearer ?? apiKey ?? null
 }
 
@@ -162,6 +201,13 @@ function isToken(presented: string): boolean {
 /** Tokens are never remembered as they are: this only tells one failed attempt from the next. */
 export async function fingerprint(token: string, env: Env): Promise<string> {
   return hashApiKey(token, await pepper(env))
+}
+
+/** Whether OPERATOR_ISSUER names this issuer. */
+function isOperatorIssuer(env: Env, name: string): boolean {
+  return (
+    env.OPERATOR_ISSUER !== undefined && parseObject(new TextEncoder().encode(env.OPERATOR_ISSUER))?.['issuer'] === name
+  )
 }
 
 export function isDevelopment(env: Env): boolean {

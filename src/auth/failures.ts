@@ -1,5 +1,5 @@
-// Credentials that were refused. A guesser is stopped before the database is asked; a kiosk with a revoked
-// key, which asks again and again, costs nothing and does not shut out its neighbors behind the same address.
+// Credentials that were refused. Whoever guesses is stopped before the database is asked; who has the right credential
+// is not, whatever his neighbors behind the same address do.
 import { unauthenticated } from '../db/tenant.ts'
 import type { Env } from '../env.ts'
 import { ExpiringMap } from '../expiring-map.ts'
@@ -19,23 +19,37 @@ const PERIOD_MS = POLICIES.failures.periodSeconds * 1000
 /** The same credential again: answered from memory. A key that is resumed works again within a minute. */
 const refusedFingerprints = new ExpiringMap<string>(10_000, PERIOD_MS)
 const blocked = new ExpiringMap<true>(10_000, PERIOD_MS)
+/** Good a while ago, and so worth a look: never a permission. */
+const accepted = new ExpiringMap<true>(10_000, 60 * 60_000)
 
 /**
- * For a credential that this isolate has not accepted lately.
+ * For a credential that this isolate does not know at present.
  *
+ * @param costsNothing when it can be judged without a query: then a blocked address is no reason yet
  * @throws Problem UNAUTHENTICATED when this credential was refused a moment ago; TOO_MANY_REQUESTS when its
- *   address or its prefix has failed too often
+ *   address has failed too often
  */
-export function refuseBlocked(trace: Trace, source: Source): void {
+export function refuseBlocked(trace: Trace, source: Source, costsNothing = false): void {
   const reason = refusedFingerprints.get(source.fingerprint)
   if (reason !== undefined) {
     trace.refusal = reason
     throw unauthenticated()
   }
-  if (toLimiterKeys(source).some((key) => blocked.get(key))) {
+  const address = toAddressKey(source)
+  if (address && blocked.get(address) && !costsNothing && !accepted.get(source.fingerprint)) {
     trace.refusal = 'too many failures'
     throw tooManyRequests('failures')
   }
+}
+
+/** Whether one more failure is one too many. A prefix never stops a credential that may be right: anybody can send it. */
+export function isBlocked(source: Source): boolean {
+  return toLimiterKeys(source).some((key) => blocked.get(key))
+}
+
+/** Not shut out by others' failures for an hour. */
+export function noteAccepted(source: Source): void {
+  accepted.set(source.fingerprint, true)
 }
 
 /** Counts a refusal against its address and its prefix. */
@@ -46,13 +60,20 @@ export async function countFailure(env: Env, trace: Trace, source: Source): Prom
   }
 }
 
-function toLimiterKeys({ address, prefix }: Source): string[] {
-  return [...(address ? [`address ${toNetwork(address)}`] : []), ...(prefix ? [`prefix ${prefix}`] : [])]
+function toLimiterKeys(source: Source): string[] {
+  const address = toAddressKey(source)
+  return [...(address ? [address] : []), ...(source.prefix ? [`prefix ${source.prefix}`] : [])]
+}
+
+function toAddressKey({ address }: Source): string | null {
+  return address && `address ${toNetwork(address)}`
 }
 
 /** Of an IPv6 address its /64: one subscriber has them all (RFC 6177). */
 function toNetwork(address: string): string {
-  if (!address.includes(':')) return address
+  // an IPv4 address may be written as an IPv6 one (RFC 4291, 2.5.5.2)
+  const mapped = /^::ffff:([0-9.]+)$/i.exec(address)?.[1]
+  if (mapped || !address.includes(':')) return mapped ?? address
   // "::" stands for as many zero groups as are missing
   const [head = '', tail] = address.split('::')
   const left = head.split(':').filter(Boolean)

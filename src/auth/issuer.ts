@@ -58,6 +58,7 @@ export type IssuerConfiguration = {
 /** Why something is no issuer: the field as it is stored, or null for the whole. */
 export type IssuerFault = { field: string | null; detail: string }
 
+/** In bytes of UTF-8, as the columns count. */
 const MAX_NAME_LENGTH = 2048
 const MAX_CLAIM_NAME_LENGTH = 255
 const MAX_KEY_SET_LENGTH = 256 * 1024
@@ -137,7 +138,7 @@ function isListOfAlgorithms(value: unknown): value is TokenAlgorithm[] {
 
 /** What can be compared with a claim without surprise: pasted text often has space around it. */
 function isName(value: unknown, maxLength: number): value is string {
-  return isText(value, maxLength) && value === value.trim()
+  return isText(value, maxLength) && value === value.trim() && new TextEncoder().encode(value).length <= maxLength
 }
 
 function faultyText(field: string, maxLength: number): IssuerFault {

@@ -54,6 +54,7 @@ const inline = new WeakMap<object, KeySet>()
  * The key of an issuer that a token names; null when the issuer has no such key that may be trusted.
  *
  * @param now milliseconds since 1970
+ * @param keepAlive given the fetch, which is to end even when the client hangs up
  * @throws KeysUnavailable when there are no keys, or none young enough, and they cannot be fetched
  */
 export async function findKey(
@@ -61,6 +62,7 @@ export async function findKey(
   kid: string,
   allowsLoopback: boolean,
   now: number,
+  keepAlive: (work: Promise<unknown>) => void = () => {},
 ): Promise<TrustedKey | null> {
   if ('jwks' in keys) return findInlineKeys(keys.jwks).get(kid) ?? null
   // also here, so that no other way into an Issuer makes us fetch from inside a network
@@ -69,7 +71,12 @@ export async function findKey(
   const entry = findEntry(keys.url)
   const known = usableKeys(entry, now)?.get(kid)
   if (known && now - entry.keysFrom < FRESH_MS) return known
-  if (mayFetch(entry, now)) await refresh(entry, keys.url, now)
+  if (mayFetch(entry, now)) {
+    const refreshing = refresh(entry, keys.url, now)
+    // a client that hangs up must not leave the turn used and the keys as they were
+    keepAlive(refreshing)
+    await refreshing
+  }
   // an older key is good enough meanwhile; only who has none waits
   else if (!known) await waitForOthers(entry)
 

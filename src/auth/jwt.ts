@@ -70,17 +70,18 @@ export function findIssuerName(token: string): string | null {
  * twice: key nothing by its text or hash.
  *
  * @param options.now milliseconds since 1970
+ * @param options.keepAlive given a fetch of keys, which is to end even when the client hangs up
  * @throws TokenRefused when the token is not good
  * @throws KeysUnavailable when nobody can say, because the issuer's keys cannot be had
  */
 export async function verifyToken(
   token: string,
   issuer: Issuer,
-  options: { allowsLoopback: boolean; now?: number },
+  options: { allowsLoopback: boolean; now?: number; keepAlive?: (work: Promise<unknown>) => void },
 ): Promise<VerifiedToken> {
   const now = options.now ?? Date.now()
   const { header, payload } = await verifySignature(token, issuer.algorithms, (kid) =>
-    findKey(issuer.keys, kid, options.allowsLoopback, now),
+    findKey(issuer.keys, kid, options.allowsLoopback, now, options.keepAlive),
   )
   if (toMediaType(header['typ']) !== toMediaType(issuer.tokenType)) throw new TokenRefused('type')
   const claims = parseObject(payload)

@@ -85,8 +85,6 @@ export async function rotateApiKey(
   overlapSeconds: number,
   key: NewApiKey,
 ): Promise<StoredApiKey | { missingScopes: Scope[] } | 'not valid' | 'too many' | null> {
-  // a key that ends at once makes room for its successor
-  const mostBefore = overlapSeconds === 0 ? MAX_VALID_KEYS : MAX_VALID_KEYS - 1
   type Row = Omit<StoredApiKey, 'id'> & {
     id: string | null
     is_valid: boolean
@@ -99,7 +97,8 @@ export async function rotateApiKey(
         id,
         revoked_at is null and (expires_at is null or expires_at > clock_timestamp()) as is_valid,
         array(select s from unnest(scopes) as s where not s = any (current_scopes())) as missing_scopes,
-        count_valid_api_keys(tenant_id) <= ${mostBefore}::integer as has_room
+        -- a key that ends at once makes room for its successor
+        count_valid_api_keys(tenant_id) < ${MAX_VALID_KEYS}::integer or ${overlapSeconds}::integer = 0 as has_room
       from api_keys
       where tenant_id = ${db.tenant.id} and id = ${id}
     ), rotated as (
@@ -144,12 +143,16 @@ export async function rotateApiKey(
  */
 export async function revokeApiKey(db: TenantDatabase, id: string): Promise<boolean> {
   const found = await db.run(db.sql`
-    with found as materialized (
-      select tenant_id, id from api_keys where tenant_id = ${db.tenant.id} and id = ${id}
+    with locked as materialized (
+      -- whoever makes a key by this one holds the row too: it is made before, and can be seen, or not at all
+      select id from tenants where id = ${db.tenant.id} for no key update
+    ), found as materialized (
+      select k.tenant_id, k.id from api_keys k, locked l where k.tenant_id = l.id and k.id = ${id}
     ), revoked as (
-      update api_keys set revoked_at = transaction_timestamp()
-      where tenant_id = ${db.tenant.id} and id = ${id} and revoked_at is null
-      returning tenant_id, id
+      update api_keys k set revoked_at = transaction_timestamp()
+      from found f
+      where k.tenant_id = f.tenant_id and k.id = f.id and k.revoked_at is null
+      returning k.tenant_id, k.id
     ), noted as (
       insert into admin_events (tenant_id, action, target, request_id)
       select tenant_id, 'api_key.revoked', id::text, ${db.requestId} from revoked

@@ -301,13 +301,14 @@ export const tokenIssuers = pgTable(
     scopeClaim: text('scope_claim').notNull().default('scope'),
     scopes: text('scopes').array().notNull(),
     isActive: boolean('is_active').notNull().default(true),
+    revision: bigint('revision', { mode: 'number' }).notNull().default(1),
     createdAt: now('created_at'),
     updatedAt: now('updated_at'),
   },
   (table) => [
     unique('token_issuers_issuer_key').on(table.issuer),
-    check('token_issuers_issuer_check', sql`char_length(issuer) between 1 and 2048`),
-    check('token_issuers_audience_check', sql`char_length(audience) between 1 and 2048`),
+    check('token_issuers_issuer_check', sql`octet_length(issuer) between 1 and 2048`),
+    check('token_issuers_audience_check', sql`octet_length(audience) between 1 and 2048`),
     check(
       'token_issuers_algorithms_check',
       sql`cardinality(algorithms) > 0 and algorithms <@ array['ES256', 'ES384', 'ES512', 'EdDSA', 'RS256', 'RS384', 'RS512', 'PS256', 'PS384', 'PS512']`,

@@ -22,7 +22,14 @@ export type Credential =
   /** HMAC-SHA-256 of the key, 64 hexadecimal digits. */
   | { kind: 'api_key'; hash: string }
   /** What a token says whose signature was verified. */
-  | { kind: 'token'; issuerId: string; scopes: string[]; subject: string | null }
+  | { kind: 'token'; issuer: VerifiedIssuer; scopes: string[]; subject: string | null }
+
+/** By whom a token was verified, and what that issuer was then: a change of it takes a new verification. */
+export interface VerifiedIssuer {
+  id: string
+  /** bigint, as text. */
+  revision: string
+}
 
 export interface TenantDatabase {
   readonly tenant: Tenant
@@ -47,6 +54,7 @@ const REFUSALS: Record<string, string> = {
   RK413: 'suspended',
   RK414: 'issuer',
 }
+const ISSUER_CHANGED = 'RK415'
 const SCOPE_MISSING = 'RK403'
 // An audit row names a face that another request erased after this one had found it.
 const FOREIGN_KEY_VIOLATION = '23503'
@@ -90,17 +98,21 @@ export async function findTenantByApiKey(
 /**
  * A tenant that a verified token names. An extra request, for a cold isolate only.
  *
- * @returns null when the issuer may not speak for such a tenant
+ * @returns null when the issuer, as it was when it verified the token, may not speak for such a tenant
  */
 export async function findTenantByToken(
   env: Env,
   trace: Trace,
-  issuerId: string,
+  issuer: VerifiedIssuer,
   tenantId: string,
 ): Promise<Tenant | null> {
   const { sql, transact } = connect(env, env.DATABASE_URL, trace)
   const [rows] = await transact(
-    [sql`select environment, settings from resolve_token_tenant(${issuerId}::uuid, ${tenantId}::uuid)`],
+    [
+      sql`select environment, settings from resolve_token_tenant(
+        ${issuer.id}::uuid, ${issuer.revision}::bigint, ${tenantId}::uuid
+      )`,
+    ],
     { readOnly: true },
   )
   const row = rows?.[0]
@@ -112,11 +124,13 @@ export async function findTokenIssuer(
   env: Env,
   trace: Trace,
   name: string,
-): Promise<{ id: string; configuration: unknown } | null> {
+): Promise<(VerifiedIssuer & { configuration: unknown }) | null> {
   const { sql, transact } = connect(env, env.DATABASE_URL, trace)
-  const [rows] = await transact([sql`select id, configuration from resolve_token_issuer(${name})`], { readOnly: true })
+  const [rows] = await transact([sql`select id, revision::text, configuration from resolve_token_issuer(${name})`], {
+    readOnly: true,
+  })
   const row = rows?.[0]
-  return row ? { id: String(row['id']), configuration: row['configuration'] } : null
+  return row ? { id: String(row['id']), revision: String(row['revision']), configuration: row['configuration'] } : null
 }
 
 function toTenant(id: string, row: Row): Tenant {
@@ -126,6 +140,7 @@ function toTenant(id: string, row: Row): Tenant {
 /**
  * @param scope what the credential must be allowed to do
  * @param onRefused called when the credential is refused, to forget what was cached about it
+ * @param renew called when a token's issuer was changed since: verifies it again, for the same tenant
  */
 export function openTenant(
   env: Env,
@@ -134,15 +149,18 @@ export function openTenant(
   credential: Credential,
   scope: Scope,
   onRefused: () => void,
+  renew: () => Promise<Credential>,
 ): TenantDatabase {
   const { sql, transact } = connect(env, env.DATABASE_URL, trace)
   let scopes: ReadonlySet<Scope> = new Set()
+  let entering = credential
 
   function enter(): Statement {
-    return credential.kind === 'api_key'
-      ? sql`select enter_tenant_by_api_key(${tenant.id}::uuid, decode(${credential.hash}, 'hex'), ${scope}) as scopes`
+    return entering.kind === 'api_key'
+      ? sql`select enter_tenant_by_api_key(${tenant.id}::uuid, decode(${entering.hash}, 'hex'), ${scope}) as scopes`
       : sql`select enter_tenant_by_token(
-          ${tenant.id}::uuid, ${credential.issuerId}::uuid, ${credential.scopes}::text[], ${credential.subject}, ${scope}
+          ${tenant.id}::uuid, ${entering.issuer.id}::uuid, ${entering.issuer.revision}::bigint,
+          ${entering.scopes}::text[], ${entering.subject}, ${scope}
         ) as scopes`
   }
 
@@ -165,7 +183,11 @@ export function openTenant(
         const rows = await runOnce(statement, readOnly).catch((error: unknown) => {
           // once more, and the face is no longer found: the erasure has won
           if (isSqlState(error, FOREIGN_KEY_VIOLATION)) return runOnce(statement, readOnly)
-          throw error
+          if (!isSqlState(error, ISSUER_CHANGED)) throw error
+          return renew().then((renewed) => {
+            entering = renewed
+            return runOnce(statement, readOnly)
+          })
         })
         // the caller's statement and its row type stand side by side in one function of db/
         return rows as Result[]

@@ -26,8 +26,8 @@ const ERASURE_BATCH = 2_000
 /** What one request spends on an erasure; the schedule does the rest. */
 const MAX_ERASURE_BATCHES = 20
 const ERASURE_BUDGET_MS = 5_000
-/** What create_api_key raises when there is no such tenant to let in. */
-const CHECK_VIOLATION = '23514'
+/** What create_api_key raises when there is no such tenant to let in, or it goes away meanwhile. */
+const GONE = ['23514', '23503']
 
 /** @param settings a patch to the defaults, as it is stored; null for none */
 export async function createTenant(
@@ -132,7 +132,7 @@ export async function createTenantKey(db: OperatorDatabase, tenantId: string, ke
       ) as id`)
     return row?.id ?? null
   } catch (error) {
-    if (error instanceof DatabaseError && error.sqlstate === CHECK_VIOLATION) return null
+    if (error instanceof DatabaseError && GONE.includes(error.sqlstate ?? '')) return null
     throw error
   }
 }

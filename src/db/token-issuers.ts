@@ -50,7 +50,8 @@ export async function createTokenIssuer(db: OperatorDatabase, change: IssuerChan
     db.sql`
     select i.* from list_token_issuers(
       put_token_issuer(
-        ${crypto.randomUUID()}::uuid, ${JSON.stringify(configuration)}::jsonb, ${scopes}::text[], ${tenantIds}::uuid[], ${isActive}
+        ${crypto.randomUUID()}::uuid, ${JSON.stringify(configuration)}::jsonb, ${scopes}::text[], ${tenantIds}::uuid[], ${isActive},
+        false
       ), null, null, 1
     ) i`,
   )
@@ -68,12 +69,12 @@ export function replaceTokenIssuer(
     db,
     db.sql`
     select i.* from
-      list_token_issuers(${id}::uuid, null, null, 1) before,
-      list_token_issuers(
-        put_token_issuer(
-          before.id, ${JSON.stringify(configuration)}::jsonb, ${scopes}::text[], ${tenantIds}::uuid[], ${isActive}
-        ), null, null, 1
-      ) i`,
+      put_token_issuer(
+        ${id}::uuid, ${JSON.stringify(configuration)}::jsonb, ${scopes}::text[], ${tenantIds}::uuid[], ${isActive}, true
+      ) as replaced,
+      list_token_issuers(replaced, null, null, 1) i
+    -- a list of one that is null would be a list of all
+    where replaced is not null`,
   )
 }
 

@@ -154,10 +154,7 @@ export const operatorIssuers = new OpenAPIHono<AppContext>()
       middleware: [writes, jsonBody] as const,
       request: { ...ByIssuerId, ...body(IssuerFields) },
       responses: {
-        200: json(
-          IssuerAnswer,
-          'Replaced: tenants, scopes and is_active at once, what its tokens must look like within a minute',
-        ),
+        200: json(IssuerAnswer, 'Replaced, from the next request on'),
         ...problems(...COMMON_PROBLEMS, ...BODY_PROBLEMS, 'ISSUER_NOT_FOUND', 'ISSUER_ALREADY_EXISTS'),
       },
     }),

@@ -4,7 +4,7 @@ import pg from 'pg'
 import { DEVELOPMENT_PASSWORDS } from '../../scripts/database/development.ts'
 import { migrate } from '../../scripts/database/migrate.ts'
 import { type Backend, type Credentials, type Query, QueryError } from '../../scripts/neon-endpoint/backend.ts'
-import { type Column, listAttackable, quote, type Row, RowMaker, type Table, toPlaces } from './attackable.ts'
+import { type Column, isTable, listAttackable, quote, type Row, RowMaker, type Table, toPlaces } from './attackable.ts'
 import { createDatabase, type FreshDatabase } from './database.ts'
 
 export const VICTIM = 'aaaaaaaa-0000-4000-8000-00000000000a'
@@ -36,8 +36,14 @@ export class Stage {
     const database = await createDatabase()
     await migrate(database.connection)
     const stage = new Stage(database)
-    await createPlayground(database)
-    await stage.readCatalog()
+    try {
+      await createPlayground(database)
+      await stage.readCatalog()
+    } catch (error) {
+      // a table that cannot be filled: nobody else would close it
+      await stage.close()
+      throw error
+    }
     return stage
   }
 
@@ -53,7 +59,7 @@ export class Stage {
   }
 
   ofTenants(): Table[] {
-    return this.tables.filter(({ tenantColumn }) => tenantColumn !== null)
+    return this.tables.filter((table) => isTable(table) && table.tenantColumn !== null)
   }
 
   /** @throws RangeError when there is no such table */

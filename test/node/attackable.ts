@@ -49,6 +49,11 @@ export interface Table {
 /** Values as PostgreSQL writes and reads them. */
 export type Row = Record<string, string | null>
 
+/** What keeps rows of its own: neither a view nor a foreign table. */
+export function isTable({ kind }: Table): boolean {
+  return kind === 'r' || kind === 'p'
+}
+
 /** For the places where no parameter can stand; the name is from the catalog. */
 export function quote(name: string): string {
   return `"${name.replaceAll('"', '""')}"`
@@ -179,7 +184,8 @@ export class RowMaker {
   /** Gives every table rows of a tenant: as many as asked for, or one where the key allows only one. */
   async fill(tables: Table[], tenant: string, count: number): Promise<void> {
     for (const table of tables) {
-      if (this.rowsOf(table, tenant).length > 0 || (await this.#isFilledByOthers(table))) continue
+      // a view has the rows of its tables
+      if (!isTable(table) || this.rowsOf(table, tenant).length > 0 || (await this.#isFilledByOthers(table))) continue
       const isOneEach = table.keys.some(({ columns }) => columns.every((name) => name === table.tenantColumn))
       for (let index = 0; index < (isOneEach ? 1 : count); index++) await this.#insert(table, tenant)
     }
@@ -194,7 +200,7 @@ export class RowMaker {
 
   /** Erases what a tenant has, and what was made for it in tables of no tenant; children first. */
   async clear(tables: Table[], tenant: string): Promise<void> {
-    for (const table of tables.toReversed()) {
+    for (const table of tables.filter(isTable).toReversed()) {
       if (table.tenantColumn !== null) {
         await this.#admin.query(`delete from ${table.name} where ${quote(table.tenantColumn)} = $1`, [tenant])
       } else {

@@ -30,8 +30,7 @@ import {
   VICTIM,
   written,
 } from './attack-stage.ts'
-import type { Table } from './attackable.ts'
-import { listAttackable, quote } from './attackable.ts'
+import { isTable, listAttackable, quote, type Table } from './attackable.ts'
 import { needsNative } from './database.ts'
 import { COPY, KEYS_ACROSS_TENANTS, TABLE_ATTACKS } from './table-attacks.ts'
 
@@ -51,7 +50,7 @@ const ELSEWHERE: Record<number, [file: string, title: string]> = {
 }
 const NOT_APPLICABLE: Record<number, string> = {
   32: 'no route takes SQL, so nobody can ask for a plan: the Worker sends statements that were written once',
-  48: 'no test asserts a time; scripts/benchmark measures the latency of one tenant beside others',
+  48: 'no test asserts a time, and the benchmark that is to compare latencies is not written yet',
 }
 const held = new Set<number>()
 
@@ -127,6 +126,9 @@ function toCall({ name, parameters }: OwnFunction, given: Arguments): Query {
         return given.bytea
       case 'integer':
         return '1000'
+      case 'bigint':
+        // the revision of an issuer, as attackable.ts made it
+        return '1'
       case 'boolean':
         return 'false'
       case 'text[]':
@@ -290,7 +292,7 @@ describe('every table', () => {
 
 describe('what is not a table', () => {
   attack([24, 25], 'no view shows more than its tables, and a partition is attacked as any other table', () => {
-    const views = stage.tables.filter(({ kind }) => !['r', 'p'].includes(kind))
+    const views = stage.tables.filter((table) => !isTable(table))
     return Promise.resolve(expect(views.filter(({ isReachable }) => isReachable)).toEqual([]))
   })
 

@@ -10,6 +10,7 @@ interface Configuration {
   ratelimits: { name: string; namespace_id: string; simple: { limit: number; period: number } }[]
   workers_dev: boolean
   preview_urls: boolean
+  observability: { logs: { invocation_logs: boolean } }
   vars: Record<string, string>
 }
 
@@ -35,6 +36,13 @@ describe('wrangler.toml', () => {
     const namespaces = configurations.flatMap(({ ratelimits }) => ratelimits.map(({ namespace_id }) => namespace_id))
     expect(new Set(namespaces).size).toBe(ENVIRONMENTS.length * Object.keys(POLICIES).length)
   })
+
+  it.each(configurations)(
+    'keeps the addresses that $env is asked for out of the log of the platform',
+    (configuration) => {
+      expect(configuration.observability.logs.invocation_logs).toBe(false)
+    },
+  )
 
   it.each(configurations)('keeps $env off workers.dev and off preview addresses, and names it', (configuration) => {
     expect(configuration.workers_dev).toBe(false)

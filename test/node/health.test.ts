@@ -25,7 +25,7 @@ import { isBefore } from '../../scripts/database/server.ts'
 import { readStatistics, SECTION_NAMES } from '../../scripts/database/statistics.ts'
 import { type Target, toTarget } from '../../scripts/database/target.ts'
 import { advise, tuneIndex } from '../../scripts/database/tenant-index.ts'
-import { CommandError, EXIT, Terminal } from '../../scripts/database/terminal.ts'
+import { CommandError, EXIT, Terminal, toCount } from '../../scripts/database/terminal.ts'
 import { createDatabase, type FreshDatabase, needsNative } from './database.ts'
 
 const TENANT = '10000000-0000-4000-8000-000000000001'
@@ -248,7 +248,8 @@ describe('doctor', () => {
     const findings = await examine(empty.connection, where)
     expect(findings.find(({ check }) => check === 'migrations')).toMatchObject({
       level: 'problem',
-      says: '000001_init.up.sql is pending: scripts/db.sh up',
+      says: '000001_init.up.sql is pending',
+      mend: 'scripts/db.sh up',
     })
     expect(findings.find(({ check }) => check === 'isolation')?.level).toBe('skipped')
     expect(findings.find(({ check }) => check === 'indexes')?.level).toBe('ok')
@@ -265,6 +266,35 @@ describe('doctor', () => {
     expect(ill.code).toBe(EXIT.findings)
     expect(ill.stdout).toMatch(/^✗ isolation +L08 table faces row-level security does not bind its owner$/m)
     expect(ill.stdout).toMatch(/^ +to mend: alter table faces force row level security$/m)
+  })
+})
+
+describe('a word that is no command', () => {
+  it.each([
+    [['keys', 'lst'], 'list', 'keys'],
+    [['keys', 'rotat', '--tenant', 'x'], 'rotate', 'keys'],
+    [['tenants', 'lst', '--json'], 'list', 'tenants'],
+    [['tenant'], 'tenants', null],
+  ])('%j is told so, and what is nearest', async (args, nearest, group) => {
+    const { code, stdout, stderr } = await run(args)
+    expect({ code, stdout }).toEqual({ code: EXIT.usage, stdout: '' })
+    const word = group === null ? args[0] : args[1]
+    expect(stderr).toBe(
+      `error: unknown command '${word}'\n(Did you mean ${nearest}?)\nTry: ${['scripts/db.sh', group].filter(Boolean).join(' ')} --help\n`,
+    )
+  })
+
+  it('is not an option of the default command, nor its error', async () => {
+    const { code, stderr } = await run(['keys', '--name', 'x'])
+    expect({ code, stderr }).toMatchObject({ code: EXIT.usage, stderr: expect.stringContaining('keys list --help') })
+  })
+})
+
+describe('a count in a sentence', () => {
+  it('is one of a thing or several', () => {
+    expect([0, 1, 2, 2_000].map((count) => toCount(count, 'warning'))).toEqual([
+      ...['0 warnings', '1 warning', '2 warnings', '2,000 warnings'],
+    ])
   })
 })
 

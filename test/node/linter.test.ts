@@ -4,7 +4,7 @@
 // (its version, fsync), which a test must not change for everybody.
 import { execFile } from 'node:child_process'
 import { join } from 'node:path'
-import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest'
 import { bootstrap } from '../../scripts/database/bootstrap.ts'
 import {
   type Connection,
@@ -871,7 +871,7 @@ describe('scripts/db.sh lint', () => {
     const well = await runLint('--json')
     expect(well.code, well.stderr).toBe(EXIT.ok)
     expect(JSON.parse(well.stdout)).toMatchObject({ rules: RULES.length + 1, problems: 0 })
-    expect(well.stderr).toMatch(/^✓ \d+ rules hold for [\d,]+ objects(, \d warnings)?\n$/)
+    expect(well.stderr).toMatch(/^✓ \d+ rules hold for [\d,]+ objects(, \d+ warnings?)?\n$/)
 
     await database.connection.execute('alter table faces no force row level security')
     const [ill, json] = [await runLint(), await runLint('--json')]
@@ -887,6 +887,19 @@ describe('scripts/db.sh lint', () => {
         expect.objectContaining({ rule: 'L08', object: 'table faces', level: 'problem' }),
       ]),
     })
+  })
+
+  it('looks at nothing, finds nothing and says so where the schema is not there yet', async (context) => {
+    needsNative(context, database, 'the command would open an embedded database of its own')
+    const empty = await createDatabase()
+    onTestFinished(() => empty.drop())
+    for (const options of [[], ['--json']]) {
+      expect(await runLint('--database-url', empty.url, ...options)).toEqual({
+        code: EXIT.refused,
+        stdout: '',
+        stderr: '✗ not looked at: the schema is not there yet: scripts/db.sh up\n',
+      })
+    }
   })
 
   function runLint(...options: string[]): Promise<{ code: number; stdout: string; stderr: string }> {

@@ -63,6 +63,11 @@ describe('the file of an issuer', () => {
     })
   })
 
+  it('names each tenant and each scope once, however often it says them', async () => {
+    const path = await write({ ...ISSUER, scopes: ['verify', 'faces:read', 'verify'], tenant_ids: [NOBODY, NOBODY] })
+    expect(await readIssuerFile(path, false)).toMatchObject({ scopes: ['faces:read', 'verify'], tenantIds: [NOBODY] })
+  })
+
   it.each<[string, unknown]>([
     ['one JSON object', '[]'],
     ['one JSON object', '{"issuer":"a","issuer":"b"}'],
@@ -110,7 +115,7 @@ describe('an issuer', () => {
 describe('the commands, on native PostgreSQL', () => {
   const reason = 'a command opens a connection of its own'
   /** Runs a command in this process, which is what scripts/db.ts does with it. */
-  async function db(...args: string[]): Promise<{ code: number; stdout: string }> {
+  async function db(...args: string[]): Promise<{ code: number; stdout: string; stderr: string }> {
     const out: string[] = []
     const log = vi.spyOn(console, 'log').mockImplementation((text) => void out.push(String(text)))
     const write = vi.spyOn(process.stderr, 'write').mockImplementation(() => true)
@@ -120,9 +125,10 @@ describe('the commands, on native PostgreSQL', () => {
     registerOperator(program, registerData(program))
     try {
       await program.parseAsync(['--database-url', database.url, ...args], { from: 'user' })
-      return { code: EXIT.ok, stdout: out.join('') }
+      return { code: EXIT.ok, stdout: out.join(''), stderr: '' }
     } catch (error) {
-      if (error instanceof CommandError) return { code: error.exitCode, stdout: out.join('') }
+      // scripts/db.ts prints its message
+      if (error instanceof CommandError) return { code: error.exitCode, stdout: out.join(''), stderr: error.message }
       throw error
     } finally {
       log.mockRestore()
@@ -144,7 +150,17 @@ describe('the commands, on native PostgreSQL', () => {
     expect(JSON.parse((await db('issuers', '--json')).stdout)).toEqual([])
     const { stdout } = await db('issuers', 'add', file, '--json')
     const [listed] = JSON.parse((await db('issuers', 'list', '--json')).stdout)
-    expect(listed).toMatchObject({ id: JSON.parse(stdout).id, issuer: ISSUER.issuer, scopes: 'verify', active: true })
+    expect(listed).toEqual({
+      ...ISSUER,
+      ...{
+        id: JSON.parse(stdout).id,
+        token_type: 'at+jwt',
+        jwks: null,
+        tenant_claim: 'tenant_id',
+        scope_claim: 'scope',
+      },
+      ...{ is_active: true, created_at: expect.any(String), updated_at: expect.any(String) },
+    })
     expect(await db('issuers', 'remove', ISSUER.issuer)).toMatchObject({ code: EXIT.refused })
     expect(await db('issuers', 'remove', ISSUER.issuer, '--yes')).toMatchObject({ code: 0 })
     expect(JSON.parse((await db('issuers', '--json')).stdout)).toEqual([])
@@ -174,7 +190,37 @@ describe('the commands, on native PostgreSQL', () => {
     expect(await db('tenants', 'erase', 'Arena Norte', '--dry-run')).toMatchObject({ code: 0 })
     expect(await statusOf(victim)).toBe(true)
     await connection.query('select request_tenant_erasure($1)', [victim])
-    expect(await db('tenants', 'resume', victim)).toMatchObject({ code: EXIT.refused })
+    const face = join(folder, 'face.jsonl')
+    await writeFile(face, `${JSON.stringify({ external_id: 'ada', embedding: [1, ...Array(511).fill(0)] })}\n`)
+    const refusals = [
+      ['tenants', 'resume', victim],
+      ['tenants', 'suspend', victim, '--yes'],
+      ['keys', 'create', '--tenant', victim, '--name', 'late'],
+      ['keys', 'rotate', 'rk_test_late', '--tenant', victim],
+      ['import', face, '--tenant', victim],
+      ['seed', '--faces', '1', '--tenant', victim],
+    ]
+    for (const args of refusals) {
+      for (const options of [[], ['--dry-run']]) {
+        const { code, stderr } = await db(...args, ...options)
+        expect([...args, code, stderr]).toEqual([...args, EXIT.refused, expect.stringContaining('is being erased')])
+      }
+    }
+    expect(await connection.query('select from faces where tenant_id = $1', [victim])).toEqual([])
+    expect(await connection.query('select from api_keys where tenant_id = $1', [victim])).toHaveLength(1)
+    const statuses = async () =>
+      (JSON.parse((await db('tenants', '--json')).stdout) as { id: string; status: string; is_active: boolean }[]).map(
+        ({ id, status, is_active }) => [id, status, is_active],
+      )
+    await db('tenants', 'suspend', rival, '--yes')
+    expect(await statuses()).toEqual(
+      expect.arrayContaining([
+        [victim, 'erasing', false],
+        [rival, 'suspended', false],
+      ]),
+    )
+    await db('tenants', 'resume', rival)
+    expect(await statuses()).toEqual(expect.arrayContaining([[rival, 'active', true]]))
     const erased = await db('tenants', 'erase', victim, '--yes', '--json')
     // events, key, the key's event, and the tenant
     expect(JSON.parse(erased.stdout)).toMatchObject({ id: victim, rows: 6003 })

@@ -4,57 +4,26 @@
 import { env } from 'cloudflare:workers'
 import { beforeAll, describe, expect, it, vi } from 'vitest'
 import { app } from '../../src/app.ts'
-import { generateApiKey, SCOPES, type Scope } from '../../src/auth/api-key.ts'
+import { generateApiKey, SCOPES } from '../../src/auth/api-key.ts'
 import { asAdmin, axis, comparable, countRequests, createTenant, enroll, type TestTenant } from './tenant.ts'
-import { countFetches, createSigner, keySetUrl, publish, type Signer } from './tokens.ts'
+import {
+  configureIssuer,
+  countFetches,
+  createSigner,
+  inline,
+  keySetUrl,
+  publish,
+  type Signer,
+  type TestIssuer,
+  toClaims,
+} from './tokens.ts'
 
 let signer: Signer
 beforeAll(async () => {
   signer = await createSigner('ES256')
 })
 
-interface TestIssuer {
-  id: string
-  name: string
-}
-
-/** An issuer of test tokens, as put_token_issuer writes it. */
-async function configureIssuer(
-  tenants: TestTenant[],
-  { scopes = SCOPES, keys = { jwks: { keys: [signer.jwk] } } }: { scopes?: readonly Scope[]; keys?: object } = {},
-): Promise<TestIssuer> {
-  const issuer = { id: crypto.randomUUID(), name: `https://${crypto.randomUUID()}.example` }
-  const configuration = {
-    issuer: issuer.name,
-    audience: 'rekko',
-    algorithms: ['ES256'],
-    token_type: 'at+jwt',
-    tenant_claim: 'tenant_id',
-    scope_claim: 'scope',
-    ...keys,
-  }
-  await asAdmin`
-    select put_token_issuer(
-      ${issuer.id}, ${JSON.stringify(configuration)}::jsonb, ${[...scopes]}::text[], ${tenants.map(({ id }) => id)}::uuid[],
-      true
-    )`
-  return issuer
-}
-
 const now = () => Math.floor(Date.now() / 1000)
-
-function toClaims(issuer: TestIssuer, tenant: TestTenant, claims: object = {}): object {
-  return {
-    iss: issuer.name,
-    aud: 'rekko',
-    sub: 'gate 7',
-    iat: now(),
-    exp: now() + 300,
-    tenant_id: tenant.id,
-    scope: SCOPES.join(' '),
-    ...claims,
-  }
-}
 
 async function send(
   token: string,
@@ -73,7 +42,7 @@ async function send(
 describe('a token', () => {
   it('opens its tenant as a key does, in one request to the database when the isolate is warm', async () => {
     const tenant = await createTenant()
-    const issuer = await configureIssuer([tenant])
+    const issuer = await configureIssuer([tenant], inline(signer))
     const token = await signer.sign(toClaims(issuer, tenant))
     const body = { external_id: 'ada', embedding: axis(0) }
     expect((await send(token, 'POST', '/v1/faces', body)).status).toBe(201)
@@ -87,7 +56,7 @@ describe('a token', () => {
 
   it('costs two requests more in an isolate that knows neither its issuer nor its tenant', async () => {
     const tenant = await createTenant()
-    const issuer = await configureIssuer([tenant])
+    const issuer = await configureIssuer([tenant], inline(signer))
     const token = await signer.sign(toClaims(issuer, tenant))
     expect((await countRequests(() => send(token))).requests).toBe(3)
   })
@@ -95,7 +64,7 @@ describe('a token', () => {
   it('may do what its issuer may grant, and no more', async () => {
     const tenant = await createTenant()
     await enroll(tenant, 'ada', axis(0))
-    const issuer = await configureIssuer([tenant], { scopes: ['verify', 'faces:read'] })
+    const issuer = await configureIssuer([tenant], inline(signer), ['verify', 'faces:read'])
     const token = await signer.sign(toClaims(issuer, tenant, { scope: 'verify scores:read faces:write' }))
     const verification = await send(token, 'POST', '/v1/faces/verify', { external_id: 'ada', embedding: axis(0) })
     expect(verification.status).toBe(200)
@@ -116,12 +85,12 @@ describe('a token', () => {
     const [own, foreign] = [await createTenant(), await createTenant()]
     await enroll(own, 'ada', axis(0))
     await enroll(foreign, 'grace', axis(1))
-    const issuer = await configureIssuer([own])
+    const issuer = await configureIssuer([own], inline(signer))
     const response = await send(await signer.sign(toClaims(issuer, own)))
     expect(await response.json()).toMatchObject({ data: [{ external_id: 'ada' }] })
     expect((await send(await signer.sign(toClaims(issuer, foreign)))).status).toBe(401)
     // nor does it help to call the key by another issuer's name
-    const theirs = await configureIssuer([foreign], { keys: { jwks: { keys: [(await createSigner('ES256')).jwk] } } })
+    const theirs = await configureIssuer([foreign], inline(await createSigner('ES256')))
     expect((await send(await signer.sign(toClaims(theirs, foreign)))).status).toBe(401)
   })
 
@@ -141,9 +110,9 @@ describe('a token', () => {
     ],
   ])('is refused from the next request on, in a warm isolate too, once %s', async (_, change) => {
     const tenant = await createTenant()
-    const issuer = await configureIssuer([tenant])
+    const issuer = await configureIssuer([tenant], inline(signer))
     // another one, which may speak for the tenant on
-    await configureIssuer([tenant])
+    await configureIssuer([tenant], inline(signer))
     const token = await signer.sign(toClaims(issuer, tenant))
     expect((await send(token)).status).toBe(200)
     await change(issuer, tenant)
@@ -154,7 +123,7 @@ describe('a token', () => {
 
   it('loses a scope in a warm isolate when its issuer may no longer grant it', async () => {
     const tenant = await createTenant()
-    const issuer = await configureIssuer([tenant])
+    const issuer = await configureIssuer([tenant], inline(signer))
     const token = await signer.sign(toClaims(issuer, tenant))
     expect((await send(token)).status).toBe(200)
     await asAdmin`update token_issuers set scopes = '{verify}' where id = ${issuer.id}`
@@ -165,14 +134,14 @@ describe('a token', () => {
     const tenant = await createTenant()
     const name = `set-${crypto.randomUUID()}`
     await publish(name, 'answer', { keys: [signer.jwk] })
-    const issuer = await configureIssuer([tenant], { keys: { jwks_url: keySetUrl(name) } })
+    const issuer = await configureIssuer([tenant], { jwks_url: keySetUrl(name) })
     const token = await signer.sign(toClaims(issuer, tenant))
     for (let request = 0; request < 3; request++) expect((await send(token)).status).toBe(200)
     expect(await countFetches(name)).toBe(1)
 
     const down = `set-${crypto.randomUUID()}`
     await publish(down, 'status-500')
-    const unreachable = await configureIssuer([tenant], { keys: { jwks_url: keySetUrl(down) } })
+    const unreachable = await configureIssuer([tenant], { jwks_url: keySetUrl(down) })
     const answer = await send(await signer.sign(toClaims(unreachable, tenant)))
     expect(answer.status).toBe(503)
     expect(answer.headers.get('Retry-After')).toBe('30')
@@ -183,7 +152,7 @@ describe('a token', () => {
     const tenant = await createTenant()
     const name = `set-${crypto.randomUUID()}`
     await publish(name, 'answer', { keys: [signer.jwk] })
-    const issuer = await configureIssuer([tenant], { keys: { jwks_url: keySetUrl(name) } })
+    const issuer = await configureIssuer([tenant], { jwks_url: keySetUrl(name) })
     const token = await signer.sign(toClaims(issuer, tenant))
     const production = { ...env, ENVIRONMENT: 'production' }
     expect((await send(token, 'GET', '/v1/faces', undefined, production)).status).toBe(401)
@@ -192,7 +161,7 @@ describe('a token', () => {
 
   it('is measured by what its issuer was within the last minute, however often it comes', async () => {
     const tenant = await createTenant()
-    const issuer = await configureIssuer([tenant])
+    const issuer = await configureIssuer([tenant], inline(signer))
     vi.useFakeTimers({ toFake: ['Date'], now: Date.now() })
     try {
       const token = await signer.sign(toClaims(issuer, tenant))
@@ -214,9 +183,39 @@ describe('a token', () => {
     }
   })
 
+  it("of the operator's issuer opens no tenant, though somebody configured it for one", async () => {
+    const tenant = await createTenant()
+    const issuer = await configureIssuer([tenant], inline(signer))
+    const token = await signer.sign(toClaims(issuer, tenant))
+    const operator = { issuer: issuer.name, audience: 'rekko', algorithms: ['ES256'], jwks: { keys: [signer.jwk] } }
+    const bindings = { ...env, OPERATOR_ISSUER: JSON.stringify(operator) }
+    expect((await send(token, 'GET', '/v1/faces', undefined, bindings)).status).toBe(401)
+  })
+
+  it('is verified again when its issuer was changed: what was good enough before does not count', async () => {
+    const [own, foreign] = [await createTenant(), await createTenant()]
+    await enroll(foreign, 'grace', axis(1))
+    const issuer = await configureIssuer([own], inline(signer))
+    const token = await signer.sign(toClaims(issuer, own))
+    expect((await send(token)).status).toBe(200)
+    // one tenant more: the token goes on working, without a refusal in between, and so does one for the new tenant
+    await configureIssuer([own, foreign], inline(signer), SCOPES, issuer)
+    expect((await send(token)).status).toBe(200)
+    expect((await send(await signer.sign(toClaims(issuer, foreign)))).status).toBe(200)
+    // another signer takes its place, for the other tenant only
+    const successor = await createSigner('ES256')
+    const replacement = { ...issuer, name: `${issuer.name}/successor` }
+    await configureIssuer([foreign], inline(successor), SCOPES, replacement)
+    // first for the tenant that both were given: the other one makes the isolate forget
+    for (const tenant of [foreign, own]) {
+      expect((await send(await signer.sign(toClaims(issuer, tenant)))).status).toBe(401)
+    }
+    expect((await send(await successor.sign(toClaims(replacement, foreign)))).status).toBe(200)
+  })
+
   it('names its bearer in the events of administration', async () => {
     const tenant = await createTenant()
-    const issuer = await configureIssuer([tenant])
+    const issuer = await configureIssuer([tenant], inline(signer))
     const token = await signer.sign(toClaims(issuer, tenant))
     const body = { name: 'gate', scopes: ['verify'] }
     expect((await send(token, 'POST', '/v1/api-keys', body)).status).toBe(201)
@@ -229,7 +228,7 @@ describe('a token', () => {
 describe('a refused credential', () => {
   it('gets one answer, whatever is wrong with it; the log alone says what', async () => {
     const [tenant, foreign] = [await createTenant(), await createTenant()]
-    const issuer = await configureIssuer([tenant])
+    const issuer = await configureIssuer([tenant], inline(signer))
     const stranger = await createSigner('ES256', { kid: signer.kid })
     const [revoked, expired, suspended] = [await createTenant(), await createTenant(), await createTenant()]
     await asAdmin`update api_keys set revoked_at = now() where tenant_id = ${revoked.id}`
@@ -243,7 +242,7 @@ describe('a refused credential', () => {
       ['expired', expired.key],
       ['suspended', suspended.key],
       ['malformed', 'a.b.c'],
-      ['issuer', await signer.sign(toClaims({ id: '', name: 'https://nobody.example' }, tenant))],
+      ['issuer', await signer.sign(toClaims({ name: 'https://nobody.example' }, tenant))],
       ['signature', await stranger.sign(toClaims(issuer, tenant))],
       ['audience', await signer.sign(toClaims(issuer, tenant, { aud: 'rekko.example' }))],
       ['expired', await signer.sign(toClaims(issuer, tenant, { iat: now() - 120, exp: now() - 60 }))],

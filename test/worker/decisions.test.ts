@@ -83,6 +83,25 @@ describe('POST /v1/faces/verify', () => {
     expect(await response.json()).toMatchObject({ verified: true, confidence: 0.75, threshold: 0.75 })
   })
 
+  it('never takes a distance that is no number for a match', async () => {
+    const tenant = await createTenant()
+    await enroll(tenant, 'ada', axis(0))
+    const zero = JSON.stringify(axis(0).map(() => 0))
+    // as if both walls before it had fallen: the Worker's own check and the constraint
+    await asAdmin`alter table faces drop constraint faces_embedding_check`
+    try {
+      await asAdmin`update faces set embedding = ${zero}::vector where tenant_id = ${tenant.id}`
+      const verification = await tenant.request('POST', '/v1/faces/verify', { external_id: 'ada', embedding: axis(0) })
+      expect(await verification.json()).toMatchObject({ verified: false })
+      const search = await tenant.request('POST', '/v1/faces/search', { embedding: axis(0) })
+      expect(await search.json()).toMatchObject({ matches: [], faces_searched: 1 })
+    } finally {
+      await asAdmin`delete from faces where tenant_id = ${tenant.id}`
+      await asAdmin`
+        alter table faces add constraint faces_embedding_check check (vector_norm(embedding) between 0.999 and 1.001)`
+    }
+  })
+
   it('never lets a tenant go below the floor of the model', async () => {
     const tenant = await createTenant()
     await asAdmin`update tenants set settings = '{"verification_threshold": 0.1}' where id = ${tenant.id}`

@@ -51,6 +51,21 @@ describe('a key set', () => {
     expect(await set.count()).toBe(2)
   })
 
+  it('is fetched to the end for whoever comes next, though the client that caused it hangs up', async () => {
+    const set = await createSet('slow')
+    const kept: Promise<unknown>[] = []
+    const keys = { url: keySetUrl(set.name) }
+    const abandoned = findKey(keys, set.first.kid, true, START, (work) => kept.push(work))
+    expect(kept).toHaveLength(1)
+    await Promise.all(kept)
+    expect(await set.find(set.first.kid, 1)).toEqual({ kid: set.first.kid })
+    expect(await set.count()).toBe(1)
+    await abandoned
+    // warm, there is nothing to keep
+    await findKey(keys, set.first.kid, true, START + 1, (work) => kept.push(work))
+    expect(kept).toHaveLength(1)
+  })
+
   it('keeps its imported keys, so that a token costs one verification', async () => {
     const set = await createSet()
     const keys = { url: keySetUrl(set.name) }

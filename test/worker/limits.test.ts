@@ -2,12 +2,13 @@
 // number of failures, before the database is asked. Cloudflare's limiter is the real one of workerd, with a quota
 // of three in the place of each of ours; the addresses are made up.
 import { env } from 'cloudflare:workers'
-import { describe, expect, it } from 'vitest'
+import { describe, expect, it, vi } from 'vitest'
 import { app } from '../../src/app.ts'
 import { generateApiKey, isApiKey } from '../../src/auth/api-key.ts'
 import type { RateLimiter } from '../../src/env.ts'
 import { POLICIES, type PolicyName } from '../../src/rate-limit.ts'
 import { asAdmin, axis, countRequests, countRows, createKey, createTenant } from './tenant.ts'
+import { configureIssuer, createSigner, inline, toClaims } from './tokens.ts'
 
 // vitest.config.ts binds it for this file alone
 const { TIGHT_LIMIT } = env as typeof env & { TIGHT_LIMIT: RateLimiter }
@@ -103,6 +104,16 @@ describe('credentials that are refused', () => {
     expect((await send('/v1/faces', withKey(generateApiKey('live'), `${network()}::1`), bindings)).status).toBe(401)
   })
 
+  it('of an IPv4 address are the same in its IPv6 spelling, and those of another address are not', async () => {
+    const host = () => Math.floor(Math.random() * 256)
+    const address = `203.0.${host()}.${host()}`
+    for (let guess = 0; guess < QUOTA + 2; guess++) {
+      await send('/v1/faces', withKey(generateApiKey('live'), address), bindings)
+    }
+    expect((await send('/v1/faces', withKey(generateApiKey('live'), `::ffff:${address}`), bindings)).status).toBe(429)
+    expect((await send('/v1/faces', withKey(generateApiKey('live'), '::ffff:198.51.100.1'), bindings)).status).toBe(401)
+  })
+
   it('do not shut out a credential that this isolate has accepted a moment ago', async () => {
     const tenant = await createTenant()
     const address = `${network()}::1`
@@ -114,7 +125,35 @@ describe('credentials that are refused', () => {
     expect((await send('/v1/faces', withKey(tenant.key, address), bindings)).status).toBe(200)
   })
 
-  it('are counted for the prefix of a key too, wherever they come from', async () => {
+  it('do not shut out a good token of an issuer that this isolate knows, nor a key that was good within the hour', async () => {
+    const tenant = await createTenant()
+    const signer = await createSigner('ES256')
+    const token = await signer.sign(toClaims(await configureIssuer([tenant], inline(signer)), tenant))
+    const address = `${network()}::1`
+    const withToken = (text: string) => ({
+      headers: { Authorization: `Bearer ${text}`, 'CF-Connecting-IP': address },
+    })
+    expect((await send('/v1/faces', withToken(token), bindings)).status).toBe(200)
+    expect((await send('/v1/faces', withKey(tenant.key, address), bindings)).status).toBe(200)
+    for (let guess = 0; guess < QUOTA + 2; guess++) {
+      await send('/v1/faces', withKey(generateApiKey('live'), address), bindings)
+    }
+    expect((await send('/v1/faces', withToken(token), bindings)).status).toBe(200)
+    // one that is not good is one guess too many
+    expect((await send('/v1/faces', withToken(`${token.slice(0, -2)}AA`), bindings)).status).toBe(429)
+    vi.useFakeTimers({ toFake: ['Date'], now: Date.now() + 61_000 })
+    try {
+      for (let guess = 0; guess < QUOTA + 2; guess++) {
+        await send('/v1/faces', withKey(generateApiKey('live'), address), bindings)
+      }
+      expect((await send('/v1/faces', withKey(generateApiKey('live'), address), bindings)).status).toBe(429)
+      expect((await send('/v1/faces', withKey(tenant.key, address), bindings)).status).toBe(200)
+    } finally {
+      vi.useRealTimers()
+    }
+  })
+
+  it('are counted for the prefix of a key too, wherever they come from, and the key itself is not shut out', async () => {
     const prefix = generateApiKey('live').slice(0, 12)
     const guesses: string[] = []
     // one in fourteen million keys begins like that: made here by the rules of generateApiKey
@@ -124,6 +163,11 @@ describe('credentials that are refused', () => {
       statuses.push((await send('/v1/faces', withKey(guess, `${network()}::1`), bindings)).status)
     }
     expect(statuses).toEqual([401, 401, 401, 401, 429])
+    const tenant = await createTenant()
+    for (let guess = 0; guess < QUOTA + 2; guess++) {
+      await send('/v1/faces', withKey(withPrefix(tenant.key.slice(0, 12)), `${network()}::1`), bindings)
+    }
+    expect((await send('/v1/faces', withKey(tenant.key, `${network()}::1`), bindings)).status).toBe(200)
     expect((await send('/v1/faces', withKey(generateApiKey('live'), `${network()}::1`), bindings)).status).toBe(401)
   })
 

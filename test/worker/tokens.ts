@@ -1,8 +1,10 @@
 // Issuers' keys, tokens to the byte, and the pages of the issuer's web server, for the tests.
 import { env } from 'cloudflare:workers'
 import { base64url } from 'jose'
+import { SCOPES, type Scope } from '../../src/auth/api-key.ts'
 import type { TokenAlgorithm } from '../../src/auth/issuer.ts'
 import type { Behavior } from '../issuer-server.ts'
+import { asAdmin, type TestTenant } from './tenant.ts'
 
 export interface Signer {
   kid: string
@@ -60,6 +62,54 @@ export async function createSigner(
       return `${input}.${base64url.encode(new Uint8Array(signature))}`
     },
   }
+}
+
+export interface TestIssuer {
+  id: string
+  name: string
+}
+
+/**
+ * An issuer of ES256 tokens for tenants, as put_token_issuer writes it.
+ *
+ * @param keys {jwks} or {jwks_url}
+ * @param replaced the issuer whose place it takes
+ */
+export async function configureIssuer(
+  tenants: Pick<TestTenant, 'id'>[],
+  keys: object,
+  scopes: readonly Scope[] = SCOPES,
+  replaced?: TestIssuer,
+): Promise<TestIssuer> {
+  const issuer = replaced ?? { id: crypto.randomUUID(), name: `https://${crypto.randomUUID()}.example` }
+  const configuration = {
+    issuer: issuer.name,
+    audience: 'rekko',
+    algorithms: ['ES256'],
+    token_type: 'at+jwt',
+    tenant_claim: 'tenant_id',
+    scope_claim: 'scope',
+    ...keys,
+  }
+  await asAdmin`
+    select put_token_issuer(
+      ${issuer.id}, ${JSON.stringify(configuration)}::jsonb, ${[...scopes]}::text[], ${tenants.map(({ id }) => id)}::uuid[],
+      true, ${replaced !== undefined}
+    )`
+  return issuer
+}
+
+export const inline = (signer: Signer) => ({ jwks: { keys: [signer.jwk] } })
+
+/** Claims of a token that the issuer could sign now, good for five minutes. */
+export function toClaims(
+  issuer: Pick<TestIssuer, 'name'>,
+  tenant: Pick<TestTenant, 'id'>,
+  claims: object = {},
+): object {
+  const iat = Math.floor(Date.now() / 1000)
+  const usual = { iss: issuer.name, aud: 'rekko', sub: 'gate 7', iat, exp: iat + 300, tenant_id: tenant.id }
+  return { ...usual, scope: SCOPES.join(' '), ...claims }
 }
 
 /** base64url of bytes, of a text as it is, or of a value as JSON. */

@@ -19,11 +19,12 @@ import {
   findTenant,
   listKeys,
   listTenants,
+  requireLasting,
   revokeKey,
   rotateKey,
   type StoredKey,
 } from '../tenants.ts'
-import { CommandError, EXIT } from '../terminal.ts'
+import { CommandError, EXIT, toCount } from '../terminal.ts'
 import { asOwner } from '../transaction.ts'
 
 const MAX_SEEDED_FACES = 1_000_000
@@ -104,7 +105,11 @@ export function registerData(program: Command): Command {
         .argParser(toDurationMs(0, MAX_OVERLAP_DAYS))
         .default(DEFAULT_OVERLAP_MS, '24h'),
     )
-    .option('--expires <time>', 'how long the new key works (default: for ever)', toDurationMs(1, MAX_EXPIRY_DAYS))
+    .option(
+      '--expires <time>',
+      'how long the new key works, for example 90d (default: for ever, even if the old one was to end)',
+      toDurationMs(1, MAX_EXPIRY_DAYS),
+    )
     .action((key: string, options: RotationOptions, command) => rotate(toContext(command), key, options))
   keys
     .command('revoke')
@@ -226,14 +231,15 @@ async function seedTenants(context: Context, connection: Connection): Promise<vo
 async function addFaces(context: Context, connection: Connection, reference: string, count: number): Promise<void> {
   const { target, terminal } = context
   const tenant = await findTenant(connection, reference)
+  requireLasting(tenant)
   const answer = { tenant: tenant.id, name: tenant.name, faces: count }
-  if (context.isDryRun) return terminal.result(answer, [`would add ${count} faces to "${tenant.name}"`])
+  if (context.isDryRun) return terminal.result(answer, [`would add ${toCount(count, 'face')} to "${tenant.name}"`])
   const toVectorArray = await findVectorArray(connection, target.kind === 'native')
   const progress = terminal.progress('seed', count)
   await seedFaces(connection, toVectorArray, tenant.id, count, progress.advance)
   progress.done()
   await settle(connection)
-  terminal.ok(`${count.toLocaleString('en')} faces added to "${tenant.name}"`)
+  terminal.ok(`${toCount(count, 'face')} added to "${tenant.name}"`)
   if (terminal.isJson) terminal.result(answer, [])
 }
 
@@ -289,6 +295,7 @@ async function importFile(context: Context, path: string, options: ImportCommand
     const { tenant, totals } = await withConnection(target, async (connection) => {
       await requireTenancy(connection)
       const tenant = await findTenant(connection, options.tenant)
+      requireLasting(tenant)
       const model = requireModel(options.model, toSettings(tenant.settings).model.id)
       const toVectorArray = await findVectorArray(connection, target.kind === 'native')
       const progress = terminal.progress(isDryRun ? 'check' : 'import', file.total)
@@ -404,13 +411,16 @@ async function showTenants({ target, terminal }: Context): Promise<void> {
     return listTenants(connection)
   })
   terminal.table(
-    tenants.map(({ id, name, environment, is_active, faces, created_at }) => ({
+    tenants.map(({ id, name, environment, status, faces, created_at }) => ({
       id,
       name,
       environment,
-      active: is_active,
+      status,
       faces,
       created: created_at.toISOString(),
+    })),
+    tenants.map(({ id, name, environment, status, is_active, faces, created_at }) => ({
+      ...{ id, name, environment, status, is_active, faces, created: created_at.toISOString() },
     })),
   )
 }
@@ -461,6 +471,7 @@ async function makeKey(context: Context, { tenant: reference, name, scopes, expi
   await withConnection(target, async (connection) => {
     await requireTenancy(connection)
     const tenant = await findTenant(connection, reference)
+    requireLasting(tenant)
     const about = { tenant: tenant.id, name, scopes, expires: expiresAt?.toISOString() ?? null }
     if (context.isDryRun) return terminal.result(about, [`would create a key of "${tenant.name}": ${scopes.join(',')}`])
     const pepper = await findPepper(target)
@@ -480,6 +491,7 @@ async function rotate(context: Context, keyReference: string, options: RotationO
   await withConnection(target, async (connection) => {
     await requireTenancy(connection)
     const tenant = await findTenant(connection, options.tenant)
+    requireLasting(tenant)
     const old = await findKey(connection, tenant.id, keyReference)
     const about = { tenant: tenant.id, rotated: old.id, expires: expiresAt?.toISOString() ?? null }
     if (context.isDryRun) return terminal.result(about, [`would rotate ${old.prefix}… (${old.name})`])

@@ -7,14 +7,14 @@ import { promisify, styleText } from 'node:util'
 import { Argument, type Command, InvalidArgumentError, Option } from 'commander'
 import type { Connection } from '../connection.ts'
 import { type Context, toContext } from '../context.ts'
-import { examine, type Finding, type Level } from '../doctor.ts'
+import { examine, type Finding, hasSchema, type Level, NO_SCHEMA } from '../doctor.ts'
 import { inSnapshot } from '../inventory.ts'
 import { type LintFinding, lint, toSentence } from '../linter.ts'
 import { findVersion, listMigrations } from '../migrate.ts'
 import { type Row, readStatistics, SECTION_NAMES, type SectionName } from '../statistics.ts'
 import { describeTarget, type NativeTarget, requireNative, type Target, toHost, withConnection } from '../target.ts'
 import { type IndexOptions, tuneIndex } from '../tenant-index.ts'
-import { CommandError, EXIT } from '../terminal.ts'
+import { CommandError, EXIT, type Terminal, toCount } from '../terminal.ts'
 
 /** Of docker-compose.yml. */
 const CONTAINER = 'rekko-postgres'
@@ -392,8 +392,13 @@ async function doctor({ target, terminal }: Context): Promise<void> {
     (wanted) => findings.filter(({ level }) => level === wanted).length,
   )
   terminal.result({ problems, warnings, findings }, toLines(findings))
-  if (problems) throw new CommandError(`${problems} to mend, ${warnings} warnings`, EXIT.findings)
-  terminal.ok(warnings ? `nothing to mend, ${warnings} warnings` : 'nothing to mend')
+  conclude(terminal, 'nothing to mend', problems ?? 0, warnings ?? 0)
+}
+
+/** @throws CommandError when there is something to mend */
+function conclude(terminal: Terminal, well: string, problems: number, warnings: number): void {
+  if (problems > 0) throw new CommandError(`${problems} to mend, ${toCount(warnings, 'warning')}`, EXIT.findings)
+  terminal.ok(warnings > 0 ? `${well}, ${toCount(warnings, 'warning')}` : well)
 }
 
 function toLines(findings: Finding[]): string[] {
@@ -406,15 +411,14 @@ function toLines(findings: Finding[]): string[] {
 
 async function lintDatabase({ target, terminal }: Context): Promise<void> {
   await requireExisting(target)
-  const { rules, objects, findings } = await connectOrExplain(target, (connection) =>
-    inSnapshot(connection, null, () => lint(connection, target)),
-  )
+  const { rules, objects, findings } = await connectOrExplain(target, async (connection) => {
+    if (!(await hasSchema(connection))) throw new CommandError(`not looked at: ${NO_SCHEMA}`, EXIT.refused)
+    return inSnapshot(connection, null, () => lint(connection, target))
+  })
   const problems = findings.filter(({ level }) => level === 'problem').length
   const warnings = findings.length - problems
   terminal.result({ rules, objects, problems, warnings, findings }, findings.flatMap(explain))
-  if (problems > 0) throw new CommandError(`${problems} to mend, ${warnings} warnings`, EXIT.findings)
-  const asked = `${rules} rules hold for ${objects.toLocaleString('en')} objects`
-  terminal.ok(warnings > 0 ? `${asked}, ${warnings} warnings` : asked)
+  conclude(terminal, `${rules} rules hold for ${toCount(objects, 'object')}`, problems, warnings)
 }
 
 function explain(finding: LintFinding): string[] {

@@ -148,7 +148,7 @@ async function create(context: Context, name: string): Promise<void> {
 async function check(context: Context): Promise<void> {
   const { target, terminal } = context
   const findings = await withConnection(target, async (connection) => {
-    const ofMigrations = await findMigrationFindings(connection)
+    const ofMigrations = (await findMigrationFindings(connection)).map(({ says, mend }) => `${says}: ${mend}`)
     // an older schema differs for that reason alone
     return ofMigrations.length > 0 ? ofMigrations : findSchemaFindings(connection)
   })
@@ -157,28 +157,38 @@ async function check(context: Context): Promise<void> {
 }
 
 /** What does not agree between the database's record and the files; empty when all does. */
-export async function findMigrationFindings(connection: Connection): Promise<string[]> {
-  const findings: string[] = []
+export async function findMigrationFindings(connection: Connection): Promise<{ says: string; mend: string }[]> {
+  const findings: { says: string; mend: string }[] = []
   const migrations = await listMigrations()
   const { version, dirty } = await findVersion(connection)
-  if (dirty) findings.push(`version ${version} is dirty: a migration did not finish`)
+  if (dirty) {
+    findings.push({
+      says: `version ${version} is dirty: a migration did not finish`,
+      mend: 'mend what it left behind, then scripts/db.sh force VERSION',
+    })
+  }
   for (const migration of migrations) {
-    if (migration.version > version) findings.push(`${fileName(migration, 'up')} is pending: scripts/db.sh up`)
+    if (migration.version > version) {
+      findings.push({ says: `${fileName(migration, 'up')} is pending`, mend: 'scripts/db.sh up' })
+    }
     const down = fileName(migration, 'down')
     const hasDown = await access(join(MIGRATIONS, down)).then(
       () => true,
       () => false,
     )
-    if (!hasDown) findings.push(`${down} is missing`)
+    if (!hasDown) findings.push({ says: `${down} is missing`, mend: 'write it: each migration has its way back' })
   }
-  if (version > (migrations.at(-1)?.version ?? 0)) findings.push(`version ${version} is newer than any file here`)
+  if (version > (migrations.at(-1)?.version ?? 0)) {
+    findings.push({ says: `version ${version} is newer than any file here`, mend: 'use the release that has its file' })
+  }
   for (const applied of await listApplied(connection)) {
     const migration = migrations.find((candidate) => candidate.version === applied.version)
     // null: applied by hand or by golang-migrate, which keep no checksum
     if (migration && applied.checksum !== null && applied.checksum !== (await checksumOf(migration))) {
-      findings.push(
-        `${fileName(migration, 'up')} was changed after it was applied: undo that, and write a new migration`,
-      )
+      findings.push({
+        says: `${fileName(migration, 'up')} was changed after it was applied`,
+        mend: 'undo that, and write a new migration',
+      })
     }
   }
   return findings

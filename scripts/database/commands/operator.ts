@@ -4,8 +4,8 @@ import type { Connection } from '../connection.ts'
 import { type Context, toContext } from '../context.ts'
 import { addIssuer, countKeys, findIssuer, listIssuers, readIssuerFile, removeIssuer } from '../issuers.ts'
 import { requireDirect, withConnection } from '../target.ts'
-import { findTenant, type Tenant } from '../tenants.ts'
-import { CommandError, EXIT } from '../terminal.ts'
+import { findTenant, requireLasting, type Tenant } from '../tenants.ts'
+import { toCount } from '../terminal.ts'
 import { asOwner } from '../transaction.ts'
 import { requireTenancy } from './data.ts'
 import { confirmLoss } from './migrations.ts'
@@ -67,6 +67,7 @@ async function showIssuers({ target, terminal }: Context): Promise<void> {
       active: issuer.is_active,
       created: issuer.created_at.toISOString(),
     })),
+    issuers,
   )
 }
 
@@ -79,7 +80,7 @@ async function add(context: Context, path: string): Promise<void> {
   await withConnection(target, async (connection) => {
     await requireTenancy(connection)
     const id = await addIssuer(connection, issuer)
-    terminal.ok(`the tokens of ${name} are accepted for ${issuer.tenantIds.length} tenants`)
+    terminal.ok(`the tokens of ${name} are accepted for ${toCount(issuer.tenantIds.length, 'tenant')}`)
     terminal.result({ id, ...about }, [id])
   })
 }
@@ -103,15 +104,14 @@ async function setActive(context: Context, reference: string, isActive: boolean)
   const { target, terminal } = context
   await withConnection(target, async (connection) => {
     await requireTenancy(connection)
-    const { id, name } = await findTenant(connection, reference)
+    const found = await findTenant(connection, reference)
+    requireLasting(found)
+    const { id, name } = found
     if (context.isDryRun) return terminal.result({ id }, [`would ${isActive ? 'resume' : 'suspend'} "${name}"`])
     if (!isActive) await terminal.confirm(`Refuse all requests of "${name}" from now on?`)
-    const [tenant] = await asOwner(connection, () =>
-      connection.query<{ is_active: boolean }>('select is_active from set_tenant_active($1, $2)', [id, isActive]),
-    )
-    if (isActive && !tenant?.is_active) {
-      throw new CommandError(`"${name}" is being erased, which cannot be taken back.`, EXIT.refused)
-    }
+    await asOwner(connection, () => connection.query('select set_tenant_active($1, $2)', [id, isActive]))
+    // while somebody was asked, an erasure may have begun, which stays as it is
+    requireLasting(await findTenant(connection, id))
     terminal.ok(
       isActive ? `"${name}" is let in again, within a minute` : `"${name}" is refused from the next request on`,
     )
@@ -126,12 +126,12 @@ async function erase(context: Context, reference: string): Promise<void> {
     await requireTenancy(connection)
     const tenant = await findTenant(connection, reference)
     const about = { id: tenant.id, name: tenant.name, faces: tenant.faces }
-    const everything = `"${tenant.name}" (${tenant.id}) with its ${tenant.faces.toLocaleString('en')} faces`
+    const everything = `"${tenant.name}" (${tenant.id}) with its ${toCount(tenant.faces, 'face')}`
     if (context.isDryRun) return terminal.result(about, [`would erase ${everything}`])
     await confirmLoss(context, `Erase ${everything}, its decisions, usage and keys? It cannot be taken back.`)
     const erased = await eraseInBatches(connection, tenant, terminal)
     terminal.ok(`"${tenant.name}" is erased; backups still have it until they are deleted`)
-    terminal.result({ ...about, rows: erased }, [`${erased.toLocaleString('en')} rows erased`])
+    terminal.result({ ...about, rows: erased }, [`${toCount(erased, 'row')} erased`])
   })
 }
 
