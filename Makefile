@@ -1,6 +1,6 @@
 # Everything a newcomer or CI runs. `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help install install-tools dev dev-clean dev-reset demo test fuzz check format bundle mutants \
+.PHONY: help install install-tools dev dev-clean dev-reset demo test fuzz check format bundle bench-templates mutants \
   docker-up docker-down docker-logs docker-clean \
   db-status db-psql db-seed db-dump db-restore db-doctor db-lint db-stats \
   db-migrate-up db-migrate-down db-migrate-reset db-migrate-version
@@ -54,6 +54,9 @@ mutants: $(INSTALLED) $(TYPES) ## Break one line at a time and see the tests not
 
 bundle: $(INSTALLED) ## Build the Worker as for production and print its size
 	@$(WITH_NODE) node scripts/bundle.ts
+
+bench-templates: $(INSTALLED) ## Hold the protected templates to their bars (FACES=file.csv for real embeddings)
+	@$(WITH_NODE) node scripts/bench/templates.ts
 
 install-tools: ## Nothing is left to install: the migrations are run by scripts/db.sh
 	@echo 'Nothing to install: scripts/db.sh runs the migrations, and fetches what it needs by itself.'

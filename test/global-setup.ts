@@ -22,8 +22,8 @@ export type TestDatabase = {
   facesCsv: string | null
   /** Where `issuer-server.ts` serves key sets. */
   keySetsUrl: string
-  /** Two files of Wycheproof in REKKO_WYCHEPROOF_DIR, as text; null where there are none. */
-  wycheproof: { signatures: string; keys: string } | null
+  /** Files of Wycheproof in REKKO_WYCHEPROOF_DIR, as text; null where there are none. */
+  wycheproof: { signatures: string; keys: string; aesGcm: string; hkdf: string } | null
   /** FUZZ_SEED, or a new one; and FUZZ_REQUESTS, or what CI has time for. */
   fuzz: { seed: number; requestsPerOperation: number }
 }
@@ -91,5 +91,7 @@ async function readWycheproof(): Promise<TestDatabase['wycheproof']> {
   return {
     signatures: await readFile(join(folder, 'json_web_signature_test.json'), 'utf8'),
     keys: await readFile(join(folder, 'json_web_key_test.json'), 'utf8'),
+    aesGcm: await readFile(join(folder, 'aes_gcm_test.json'), 'utf8'),
+    hkdf: await readFile(join(folder, 'hkdf_sha256_test.json'), 'utf8'),
   }
 }

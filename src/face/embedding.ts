@@ -4,7 +4,7 @@
 export const DIMENSIONS = 512
 
 declare const checked: unique symbol
-/** 512 finite float32 components of unit norm; only `toEmbedding` makes one. */
+/** 512 finite float32 components of unit norm: `toEmbedding` makes one, and `open` brings back what was sealed. */
 export type Embedding = Float32Array & { readonly [checked]: true }
 
 /** Why an input is not an embedding; `index` is the component at fault, where there is one. */

@@ -1,0 +1,87 @@
+// A raw workerd on 127.0.0.1 with one Worker in it, and the CPU that it uses: clocks stand still inside a Worker, and
+// `wrangler dev` is 10 to 15 times slower than what runs in production.
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { createRequire } from 'node:module'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { createInterface } from 'node:readline'
+import type { Readable } from 'node:stream'
+import { build } from 'esbuild'
+
+const ROOT = join(import.meta.dirname, '../..')
+// a CommonJS module without types, whose default export is the path of its binary
+const { default: BINARY } = createRequire(import.meta.url)('workerd') as { default: string }
+const DEADLINE_MS = 20_000
+
+export interface Workerd {
+  /** @throws Error when the Worker does not answer 200 within 20 s */
+  post(path: string): Promise<void>
+  /** CPU of the process so far, of all its threads, in steps of a tick (10 ms). */
+  readCpuMs(): Promise<number>
+  close(): Promise<void>
+}
+
+/** @param entry path of the Worker's module */
+export async function startWorkerd(entry: string): Promise<Workerd> {
+  const folder = await mkdtemp(join(tmpdir(), 'rekko-bench-'))
+  const outfile = join(folder, 'worker.js')
+  await build({ entryPoints: [entry], outfile, bundle: true, format: 'esm', target: 'es2024', logLevel: 'warning' })
+  await writeFile(join(folder, 'config.capnp'), await toConfig())
+  const child = spawn(BINARY, ['serve', '--control-fd=3', join(folder, 'config.capnp')], {
+    stdio: ['ignore', 'inherit', 'inherit', 'pipe'],
+  })
+  const close = async () => {
+    if (child.exitCode === null && child.kill('SIGKILL')) await once(child, 'exit')
+    await rm(folder, { recursive: true })
+  }
+  try {
+    const port = await readPort(child)
+    const msPerTick = 1000 / Number(execFileSync('getconf', ['CLK_TCK'], { encoding: 'utf8' }))
+    return {
+      async post(path) {
+        const signal = AbortSignal.timeout(DEADLINE_MS)
+        const response = await fetch(`http://127.0.0.1:${port}${path}`, { method: 'POST', signal })
+        await response.arrayBuffer()
+        if (!response.ok) throw new Error(`${path} answered ${response.status}`)
+      },
+      async readCpuMs() {
+        const stat = await readFile(`/proc/${child.pid}/stat`, 'utf8')
+        // proc_pid_stat(5): the name ends with the last parenthesis; utime and stime are fields 14 and 15
+        const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
+        return (Number(fields[11]) + Number(fields[12])) * msPerTick
+      },
+      close,
+    }
+  } catch (error) {
+    await close()
+    throw error
+  }
+}
+
+async function toConfig(): Promise<string> {
+  const date = /^compatibility_date = "(.*)"$/m.exec(await readFile(join(ROOT, 'wrangler.toml'), 'utf8'))?.[1]
+  if (!date) throw new Error('wrangler.toml has no compatibility_date')
+  return `using Workerd = import "/workerd/workerd.capnp";
+const config :Workerd.Config = (
+  services = [(name = "main", worker = (
+    modules = [(name = "worker.js", esModule = embed "worker.js")],
+    compatibilityDate = "${date}",
+  ))],
+  sockets = [(name = "http", address = "127.0.0.1:0", http = (), service = "main")],
+);
+`
+}
+
+/** workerd says on its control channel which port it was given. */
+async function readPort(child: ChildProcess): Promise<number> {
+  // 'pipe' makes a readable stream of it
+  const control = child.stdio[3] as Readable
+  for await (const line of createInterface({ input: control, signal: AbortSignal.timeout(DEADLINE_MS) })) {
+    // one JSON object a line, as workerd's --control-fd has it
+    const event = JSON.parse(line) as { event: string; port?: number }
+    if (event.event === 'listen' && event.port) return event.port
+  }
+  throw new Error('workerd ended before it listened')
+}
