@@ -138,10 +138,10 @@ export const MUTANTS: Mutant[] = [
     edits: [
       {
         file: IDENTITY,
-        from: `create function resolve_token_issuer(issuer_name text) returns table (id uuid, configuration jsonb)
+        from: `create function resolve_token_issuer(issuer_name text) returns table (id uuid, revision bigint, configuration jsonb)
 language sql stable security definer
 set search_path = pg_catalog, pg_temp`,
-        to: `create function resolve_token_issuer(issuer_name text) returns table (id uuid, configuration jsonb)
+        to: `create function resolve_token_issuer(issuer_name text) returns table (id uuid, revision bigint, configuration jsonb)
 language sql stable security definer`,
       },
     ],
