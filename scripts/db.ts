@@ -6,6 +6,7 @@ import { registerData } from './database/commands/data.ts'
 import { registerHealth } from './database/commands/health.ts'
 import { registerMigrations } from './database/commands/migrations.ts'
 import { registerOperator } from './database/commands/operator.ts'
+import { registerTemplateKeys } from './database/commands/template-keys.ts'
 import { LOCAL_URL } from './database/target.ts'
 import { CommandError, EXIT, Terminal } from './database/terminal.ts'
 
@@ -32,6 +33,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 refused or not confirmed, 4 datab
 
 registerMigrations(program)
 registerOperator(program, registerData(program))
+registerTemplateKeys(program)
 registerHealth(program)
 registerBackups(program)
 guide(program, 'scripts/db.sh')

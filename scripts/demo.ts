@@ -51,7 +51,7 @@ async function main(): Promise<void> {
   // its standard input ends the Worker with this process; the database goes with it too
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(130))
   try {
-    const tenant = await createTenant(service.admin, 'Demo', 'test')
+    const tenant = await createTenant(service.admin, service.masterKeys, 'Demo', 'test')
     const key = await createApiKey(service.admin, pepper, tenant, 'test', 'make demo', SCOPES)
     const totals = await run(new Client(service.url, key), enrolled, genuine, unknown)
     const faults = [...findFaults(totals), ...wrongTotals]

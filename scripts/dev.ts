@@ -82,7 +82,7 @@ async function findKey(service: Service, database: ServiceDatabase, secrets: Dev
     // only a database that was emptied needs another
     if (status !== 401) throw new Error(`The development key was answered ${status}. Try again, or VERBOSE=1 make dev.`)
   }
-  const tenantId = await createTenant(service.admin, 'Development', 'test')
+  const tenantId = await createTenant(service.admin, service.masterKeys, 'Development', 'test')
   const apiKey = await createApiKey(service.admin, secrets.pepper, tenantId, 'test', 'make dev', SCOPES)
   const apiKeys = { ...secrets.apiKeys, [name]: apiKey }
   await keepSecrets({ ...secrets, apiKeys })

@@ -13,11 +13,15 @@ export interface Mutant {
 
 const TENANCY = 'migrations/000002_tenancy.up.sql'
 const IDENTITY = 'migrations/000004_identity.up.sql'
+const TEMPLATES = 'migrations/000006_protected_templates.up.sql'
 const ATTACKS = 'test/node/attacks.test.ts'
 const LINTER = 'test/node/linter.test.ts'
 const AUTHENTICATION = 'test/worker/authentication.test.ts'
 const TRANSACTIONS = 'test/worker/transactions.test.ts'
 const TOKENS = 'test/worker/jwt.test.ts'
+const INTEGRITY = 'test/worker/template-integrity.test.ts'
+const KEYS = 'test/worker/template-keys.test.ts'
+const PROTECTION = 'test/worker/protection.test.ts'
 
 /** A policy of rekko_app as the migrations write it. */
 const policy = (table: string, kind: 'wall' | 'tenant', rule = 'tenant_id = current_tenant_id()', check = rule) =>
@@ -187,7 +191,11 @@ language sql stable security definer`,
     name: 'erasure-forgets-a-table',
     breaks: 'rows of an erased tenant remain',
     edits: [
-      { file: IDENTITY, from: "    'token_issuer_tenants', 'admin_events'\n", to: "    'token_issuer_tenants'\n" },
+      {
+        file: TEMPLATES,
+        from: "    'public.admin_events', 'vault.template_keys'\n",
+        to: "    'vault.template_keys'\n",
+      },
     ],
     tests: ['test/worker/operator.test.ts'],
   },
@@ -352,8 +360,8 @@ language sql stable security definer`,
     edits: [
       {
         file: 'src/db/verifications.ts',
-        from: 'distance <= ${toDistance(verificationThreshold)}::float8,',
-        to: 'distance < ${toDistance(verificationThreshold)}::float8,',
+        from: 'distance <= ${maxDistance}::float8,',
+        to: 'distance < ${maxDistance}::float8,',
       },
     ],
     tests: ['test/worker/decisions.test.ts'],
@@ -397,6 +405,172 @@ language sql stable security definer`,
       },
     ],
     tests: ['test/worker/faces.test.ts'],
+  },
+
+  // == Protected templates ==
+  {
+    name: 'embedding-in-clear',
+    breaks: 'the database holds faces that anybody can read',
+    edits: [
+      {
+        file: 'src/face/protection/rotation.ts',
+        from: '  return Float32Array.from(y) as RotatedEmbedding\n',
+        to: '  return Float32Array.from(embedding) as RotatedEmbedding\n',
+      },
+    ],
+    tests: ['test/worker/faces.test.ts', INTEGRITY, PROTECTION],
+  },
+  {
+    name: 'match-unconfirmed',
+    breaks: 'whoever writes to the database makes any face match',
+    edits: [
+      {
+        file: 'src/db/templates.ts',
+        from: "    if (confirmation !== 'confirmed') throw await tampered(db, confirmation, match.face_id, decision)\n",
+        to: '',
+      },
+    ],
+    tests: [INTEGRITY],
+  },
+  {
+    name: 'verification-unconfirmed',
+    breaks: 'a verification believes the database; only searches ask the sealed copy',
+    edits: [
+      {
+        file: 'src/db/verifications.ts',
+        from: '    await requireConfirmed(db, protectedProbe, maxDistance, [match], { verificationId: id })\n',
+        to: '',
+      },
+    ],
+    tests: [INTEGRITY],
+  },
+  {
+    name: 'search-unconfirmed',
+    breaks: 'a search believes the database; only verifications ask the sealed copy',
+    edits: [
+      {
+        file: 'src/db/identifications.ts',
+        from: '  await requireConfirmed(db, protectedProbe, maxDistance, search.matches, { identificationId: search.id })\n',
+        to: '',
+      },
+    ],
+    tests: [INTEGRITY],
+  },
+  {
+    name: 'unopened-is-confirmed',
+    breaks: 'a sealed copy that does not open is taken for one that agrees',
+    edits: [
+      {
+        file: 'src/face/protection/confirmation.ts',
+        from: "  if (embedding === 'not opened') return embedding\n",
+        to: "  if (embedding === 'not opened') return 'confirmed'\n",
+      },
+    ],
+    tests: [INTEGRITY, PROTECTION],
+  },
+  {
+    name: 'sealed-for-anybody',
+    breaks: 'the sealed copy of one person confirms another',
+    edits: [
+      {
+        file: 'src/face/protection/sealed-copy.ts',
+        from: '    prefixed(externalId),\n    prefixed(model),\n',
+        to: '    prefixed(model),\n',
+      },
+    ],
+    tests: [INTEGRITY, PROTECTION],
+  },
+  {
+    name: 'unrounded-distance',
+    breaks: 'two embeddings at exactly the threshold match under one rotation, and not under another',
+    edits: [
+      {
+        file: 'src/db/templates.ts',
+        from: 'round((embedding <=> case key_version${cases} end)::numeric, 5)::float8',
+        to: '(embedding <=> case key_version${cases} end)',
+      },
+    ],
+    tests: ['test/worker/decisions.test.ts', INTEGRITY],
+  },
+  {
+    name: 'stale-keys-compare',
+    breaks: 'an isolate that remembers old keys misses who is stored under the new one',
+    edits: [{ file: TEMPLATES, from: '  if is_known is not true then', to: '  if false then' }],
+    tests: [KEYS],
+  },
+  {
+    name: 'stale-keys-write',
+    breaks: 'a face is written under a key that is destroyed meanwhile, and can be opened by nobody',
+    edits: [{ file: TEMPLATES, from: '  if newest is distinct from key_version then', to: '  if false then' }],
+    tests: [KEYS],
+  },
+  {
+    name: 'needed-key-destroyed',
+    breaks: 'a key is destroyed while faces are under it',
+    edits: [{ file: TEMPLATES, from: '  if is_needed then', to: '  if false then' }],
+    tests: [KEYS],
+  },
+  {
+    name: 'vault-open',
+    breaks: 'the login of the Worker reads, and so gives away, wrapped keys without a function',
+    edits: [
+      {
+        file: TEMPLATES,
+        from: '\nselect create_vault();\n',
+        to: '\nselect create_vault();\ngrant usage on schema vault to rekko_app;\ngrant select on vault.template_keys to rekko_app;\n',
+      },
+    ],
+    tests: [LINTER, 'test/node/schema.test.ts'],
+  },
+  {
+    name: 'erasure-keeps-the-keys',
+    breaks: 'the faces of an erased tenant can be read in every backup',
+    edits: [
+      {
+        file: TEMPLATES,
+        from: `    update vault.template_keys k set wrapped = null, destroyed_at = transaction_timestamp()
+    where k.tenant_id = tenant and k.destroyed_at is null;
+`,
+        to: '',
+      },
+    ],
+    tests: ['test/worker/operator.test.ts'],
+  },
+  {
+    name: 'development-key-in-production',
+    breaks: 'templates are protected with a key that everybody knows',
+    edits: [
+      {
+        file: 'src/db/template-keys.ts',
+        from: "  if (environment !== 'dev' && [...secrets.keys()].some(isDevelopmentKey)) {",
+        to: '  if (false) {',
+      },
+    ],
+    tests: [KEYS],
+  },
+  {
+    name: 'faces-left-in-clear',
+    breaks: 'an upgrade leaves the faces that were there as they are',
+    edits: [
+      {
+        file: 'scripts/database/migrate.ts',
+        from: '        await protectFaces(connection, protection)\n',
+        to: '',
+      },
+    ],
+    tests: ['test/node/migrate.test.ts'],
+  },
+  {
+    name: 'plain-face-taken',
+    breaks: 'the database takes a face without a sealed copy from the moment that it can hold one',
+    edits: [
+      {
+        file: TEMPLATES,
+        from: '  template_id is not null and key_version is not null and sealed is not null\n  and octet_length',
+        to: '  octet_length',
+      },
+    ],
+    tests: ['test/node/migrate.test.ts'],
   },
 
   // == Silence ==

@@ -1,11 +1,20 @@
 // Creates tenants and their API keys, as the operator's login may: through functions only.
 import { type Environment, generateApiKey, hashApiKey, type Scope, toPepper, toPrefix } from '../src/auth/api-key.ts'
+import { FIRST_VERSION, wrapNewDataSecret } from '../src/face/protection/data-secret.ts'
+import type { MasterKeys } from '../src/face/protection/master-keys.ts'
 import type { Connection } from './database/connection.ts'
 
-export async function createTenant(operator: Connection, name: string, environment: Environment): Promise<string> {
-  const [row] = await operator.query<{ id: string }>('select create_tenant($1, $2) as id', [name, environment])
-  if (!row) throw new RangeError('create_tenant answered no row')
-  return row.id
+/** Creates a tenant with its first template key. */
+export async function createTenant(
+  operator: Connection,
+  masterKeys: MasterKeys,
+  name: string,
+  environment: Environment,
+): Promise<string> {
+  const id = crypto.randomUUID()
+  const wrapped = await wrapNewDataSecret(masterKeys, { tenantId: id, version: FIRST_VERSION })
+  await operator.query('select create_tenant($1, $2, $3, $4)', [id, name, environment, Buffer.from(wrapped)])
+  return id
 }
 
 /** @returns the key itself: the only time that it can be seen */

@@ -1,9 +1,10 @@
 // The whole service on this machine: database, local Neon endpoint, Worker. For `make dev` and `make demo`.
 import { mkdir } from 'node:fs/promises'
+import type { MasterKeys } from '../src/face/protection/master-keys.ts'
 import { bootstrap, LOGIN_ROLES } from './database/bootstrap.ts'
 import { type Connection, connectEmbedded, connectNative, openEmbedded } from './database/connection.ts'
-import { DEVELOPMENT_PASSWORDS } from './database/development.ts'
-import { migrate } from './database/migrate.ts'
+import { DEVELOPMENT_MASTER_KEYS, DEVELOPMENT_PASSWORDS, readDevelopmentMasterKeys } from './database/development.ts'
+import { MIGRATIONS, migrate } from './database/migrate.ts'
 import { describeTarget, EMBEDDED_FOLDER, LOCAL_URL, toHost, toTarget } from './database/target.ts'
 import { type Backend, embeddedBackend, nativeBackend } from './neon-endpoint/backend.ts'
 import { startEndpoint } from './neon-endpoint/server.ts'
@@ -13,6 +14,7 @@ export interface Service {
   url: string
   /** For provisioning: an administrator's connection to the same database. */
   admin: Connection
+  masterKeys: MasterKeys
   /** Resolves when the Worker has stopped, whoever stopped it. */
   workerStopped: Promise<void>
   stop(): Promise<void>
@@ -43,7 +45,8 @@ export async function startService(
   }
   try {
     await bootstrap(admin, DEVELOPMENT_PASSWORDS)
-    await migrate(admin, undefined, (step) => report(`migrating ${step}`))
+    const masterKeys = await readDevelopmentMasterKeys()
+    await migrate(admin, undefined, (step) => report(`migrating ${step}`), MIGRATIONS, { masterKeys })
     let endpointUrl = 'url' in database ? database.endpointUrl : undefined
     if (!endpointUrl) {
       const endpoint = await startEndpoint(backend)
@@ -58,10 +61,11 @@ export async function startService(
       OPERATOR_DATABASE_URL: toUrl('rekko_operator'),
       ...(operatorIssuer && { OPERATOR_ISSUER: operatorIssuer }),
       API_KEY_PEPPER: pepper,
+      TEMPLATE_MASTER_KEYS: DEVELOPMENT_MASTER_KEYS,
       NEON_FETCH_ENDPOINT: endpointUrl,
     })
     closers.push(() => worker.stop())
-    return { url: worker.url, admin, workerStopped: worker.stopped, stop }
+    return { url: worker.url, admin, masterKeys, workerStopped: worker.stopped, stop }
   } catch (error) {
     await stop()
     throw error

@@ -21,6 +21,8 @@ export interface Env {
   OPERATOR_ISSUER?: string
   /** 32 or more random characters; API keys are stored as HMAC-SHA-256 under it. */
   API_KEY_PEPPER: string
+  /** The keys that wrap every tenant's template key: "1:<base64 of 32 bytes>", several behind commas. */
+  TEMPLATE_MASTER_KEYS?: string
   /** Where Neon's driver sends its requests, when that is not Neon: the local endpoint. */
   NEON_FETCH_ENDPOINT?: string
   // Cloudflare's rate limiters: see src/rate-limit.ts. Without one, its calls are not limited.

@@ -4,7 +4,7 @@ import { generateKeyPairSync, randomBytes, randomInt } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { TestProject } from 'vitest/node'
-import { DEVELOPMENT_PASSWORDS } from '../scripts/database/development.ts'
+import { DEVELOPMENT_MASTER_KEYS, DEVELOPMENT_PASSWORDS } from '../scripts/database/development.ts'
 import { migrate } from '../scripts/database/migrate.ts'
 import { startEndpoint } from '../scripts/neon-endpoint/server.ts'
 import { startIssuerServer } from './issuer-server.ts'
@@ -56,6 +56,7 @@ export default async function setup(project: TestProject): Promise<() => Promise
       jwks: { keys: [{ kid: 'operator', ...operatorKeys.publicKey.export({ format: 'jwk' }) }] },
     }),
     API_KEY_PEPPER: randomBytes(32).toString('base64'),
+    TEMPLATE_MASTER_KEYS: DEVELOPMENT_MASTER_KEYS,
     NEON_FETCH_ENDPOINT: endpoint.url,
   })
   project.provide('testDatabase', {

@@ -7,6 +7,7 @@ import type { Readable } from 'node:stream'
 import { describeCatalog } from './catalog.ts'
 import { findTool, runTool, type Tool } from './client-tools.ts'
 import type { Connection } from './connection.ts'
+import { createPartial, syncFolder, writeWhole } from './durable-file.ts'
 import {
   type CountedTable,
   compareCounts,
@@ -16,6 +17,7 @@ import {
   inSnapshot,
   listTables,
   takeInventory,
+  VAULT,
 } from './inventory.ts'
 import { checksumOfFile, type Manifest, manifestOf, sizeOf, toManifest } from './manifest.ts'
 import { findVersion, type Version } from './migrate.ts'
@@ -60,7 +62,7 @@ export async function makeBackup({ target, file, terminal, signal, find = findTo
     const reader = await find('pg_restore', dumper.major, target)
     await mkdir(dirname(file), { recursive: true })
     const partial = `${file}.partial`
-    await create(partial)
+    await createPartial(partial)
     try {
       const source = await dumpInto(partial, { connection, target, terminal, signal, dumper })
       await compareWithDump(partial, source, reader, signal)
@@ -144,6 +146,8 @@ async function dumpInto(
         `--lock-wait-timeout=${LOCK_TIMEOUT_MS}`,
         // others, such as pg_stat_statements, are the server's own business
         '--extension=vector',
+        // whoever has the faces has no copy of their keys; restore makes it again, empty
+        `--exclude-schema=${VAULT}`,
         ...(role ? [`--role=${role}`] : []),
       ],
       target,
@@ -200,19 +204,6 @@ async function chooseRole(
   return null
 }
 
-async function create(partial: string): Promise<void> {
-  try {
-    // faces: nobody else on the machine may read them
-    await (await open(partial, 'wx', 0o600)).close()
-  } catch (error) {
-    if (!(error instanceof Error && 'code' in error && error.code === 'EEXIST')) throw error
-    throw new CommandError(
-      `${partial} exists: another dump is writing it, or one was killed. Remove it if none is running.`,
-      EXIT.refused,
-    )
-  }
-}
-
 async function writeTo(partial: string, output: Readable, report: (bytes: number) => void): Promise<void> {
   const file = await open(partial, 'r+')
   try {
@@ -261,31 +252,17 @@ export function list(differences: string[], size = 10): string {
 
 /** The manifest first: a dump without one never has its name. */
 async function finish(partial: string, file: string, manifest: Manifest): Promise<void> {
-  const manifestPartial = `${manifestOf(file)}.partial`
-  try {
-    const handle = await open(manifestPartial, 'w', 0o600)
-    try {
-      await handle.writeFile(`${JSON.stringify(manifest, null, 2)}\n`)
-      await handle.sync()
-    } finally {
-      await handle.close()
-    }
-    await rename(manifestPartial, manifestOf(file))
-    await rename(partial, file)
-  } finally {
-    await rm(manifestPartial, { force: true })
-  }
-  const folder = await open(dirname(file), 'r')
-  try {
-    await folder.sync()
-  } finally {
-    await folder.close()
-  }
+  await writeWhole(manifestOf(file), `${JSON.stringify(manifest, null, 2)}\n`)
+  await rename(partial, file)
+  await syncFolder(file)
 }
 
-/** @param at local time */
-export function defaultFile(at: Date): string {
+/**
+ * @param at local time
+ * @param ending what the file is, as the end of its name
+ */
+export function defaultFile(at: Date, ending: 'dump' | 'template-keys.json' = 'dump'): string {
   const two = (n: number) => String(n).padStart(2, '0')
   const day = `${at.getFullYear()}${two(at.getMonth() + 1)}${two(at.getDate())}`
-  return `./backups/rekko-${day}-${two(at.getHours())}${two(at.getMinutes())}${two(at.getSeconds())}.dump`
+  return `./backups/rekko-${day}-${two(at.getHours())}${two(at.getMinutes())}${two(at.getSeconds())}.${ending}`
 }

@@ -2,31 +2,14 @@
 
 import { findMigrationFindings } from './commands/migrations.ts'
 import type { Connection } from './connection.ts'
+import { examineTemplateKeys } from './doctor-template-keys.ts'
 import { lint, toSentence } from './linter.ts'
 import { RULES } from './linter-rules.ts'
 import { isBefore, readSettings, SECURE_MINOR, type Setting } from './server.ts'
 import { describeTarget, isNeon, isPooled, type Target } from './target.ts'
-
-export type Level = 'ok' | 'warning' | 'problem' | 'skipped'
-
-/** What a check says: one when all is well, or one for each thing that is not. */
-export interface Verdict {
-  level: Level
-  says: string
-  /** What to do, in words or as the statement to run; null when there is nothing to do. */
-  mend: string | null
-}
+import { ok, orOk, type Patient, problem, skipped, type Verdict, warning } from './verdict.ts'
 
 export type Finding = Verdict & { check: string }
-
-interface Patient {
-  connection: Connection
-  target: Target
-  /** The tables of the present schema are there. */
-  hasSchema: boolean
-  /** The login is not bound by row-level security, so that its counts are the true ones. */
-  seesAllRows: boolean
-}
 
 interface Check {
   name: string
@@ -48,6 +31,7 @@ const CHECKS: Check[] = [
   { name: 'parameter logging', examine: examineLogging },
   { name: 'indexes', examine: examineIndexes },
   { name: 'pg_stat_statements', examine: examineStatements },
+  { name: 'template keys', examine: examineTemplateKeys, needsSchema: true },
   { name: 'face counts', examine: examineFaceCounts, needsSchema: true },
   { name: 'metering', examine: examineMetering, needsSchema: true },
   { name: 'vacuum', examine: examineVacuum, needsSchema: true },
@@ -432,24 +416,4 @@ export function judgeVacuum({ rows, dead, unvacuumed, unanalyzed }: VacuumFacts)
     verdicts.push(warning(`${percent(unanalyzed)} % of faces changed since its last analyze: plans may be poor`, mend))
   }
   return orOk(verdicts, 'faces is vacuumed and analyzed')
-}
-
-function ok(says: string): Verdict {
-  return { level: 'ok', says, mend: null }
-}
-
-function warning(says: string, mend: string): Verdict {
-  return { level: 'warning', says, mend }
-}
-
-function problem(says: string, mend: string): Verdict {
-  return { level: 'problem', says, mend }
-}
-
-function skipped(says: string): Verdict {
-  return { level: 'skipped', says, mend: null }
-}
-
-function orOk(verdicts: Verdict[], says: string): Verdict[] {
-  return verdicts.length > 0 ? verdicts : [ok(says)]
 }

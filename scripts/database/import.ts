@@ -1,11 +1,16 @@
 // Enrolls many faces at once: by the rules of the API, inside the wall of one tenant, metered as there.
-import { toVector } from '../../src/db/faces.ts'
+import type { TemplateKeys } from '../../src/db/template-keys.ts'
 import { findExternalIdFault } from '../../src/external-id.ts'
-import { DIMENSIONS, type Embedding, isFault, toEmbedding } from '../../src/face/embedding.ts'
+import { type Embedding, isFault, toEmbedding } from '../../src/face/embedding.ts'
+import { toBase64 } from '../../src/face/protection/octets.ts'
+import { open } from '../../src/face/protection/sealed-copy.ts'
+import { type Template, toTemplate } from '../../src/face/protection/template.ts'
 import { findMetadataFault } from '../../src/metadata.ts'
 import type { Connection } from './connection.ts'
 import type { EmbeddingFile, FileRow } from './embedding-files.ts'
+import { isKeyChange } from './template-keys.ts'
 import { asTenant, findSqlState } from './transaction.ts'
+import type { VectorArray } from './vector-array.ts'
 
 export interface NewFace {
   externalId: string
@@ -20,39 +25,12 @@ export interface NewFace {
 /** What became of a face. The last two were left as they were, because replacing was not asked for. */
 export type Outcome = 'enrolled' | 'replaced' | 'skipped' | 'other embedding' | 'other model' | 'changed meanwhile'
 
-/** How the embeddings of a batch become one parameter. */
-export type VectorArray = (embeddings: Embedding[]) => unknown
-
-/**
- * Native PostgreSQL takes vectors as they are, without 512 numbers written out and read; the embedded one takes
- * parameters as text only.
- */
-export async function findVectorArray(connection: Connection, isNative: boolean): Promise<VectorArray> {
-  if (!isNative) return (embeddings) => `{${embeddings.map((embedding) => `"${toVector(embedding)}"`).join(',')}}`
-  const [type] = await connection.query<{ oid: number }>("select 'vector'::regtype::oid::int as oid")
-  if (!type) throw new RangeError('regtype answered no row')
-  return (embeddings) => toBinaryArray(type.oid, embeddings)
-}
-
-/** As array_recv and pgvector's vector_recv read it. */
-function toBinaryArray(elementType: number, embeddings: Embedding[]): Buffer {
-  const elementBytes = 4 + DIMENSIONS * 4
-  const buffer = Buffer.alloc(20 + embeddings.length * (4 + elementBytes))
-  const view = new DataView(buffer.buffer, buffer.byteOffset, buffer.byteLength)
-  // one dimension, no nulls, the type of its elements, their number, counted from 1
-  const header = [1, 0, elementType, embeddings.length, 1]
-  for (const [index, word] of header.entries()) view.setInt32(index * 4, word)
-  let at = header.length * 4
-  for (const embedding of embeddings) {
-    view.setInt32(at, elementBytes)
-    view.setInt16(at + 4, DIMENSIONS)
-    at += 8
-    for (const component of embedding) {
-      view.setFloat32(at, component)
-      at += 4
-    }
-  }
-  return buffer
+/** Whose faces, under which keys, of which recognizer. */
+export interface Gallery {
+  tenantId: string
+  keys: TemplateKeys
+  model: string
+  toVectorArray: VectorArray
 }
 
 /**
@@ -64,107 +42,144 @@ function toBinaryArray(elementType: number, embeddings: Embedding[]): Buffer {
  */
 export async function enrollFaces(
   connection: Connection,
-  toVectorArray: VectorArray,
-  tenantId: string,
-  model: string,
+  gallery: Gallery,
   faces: NewFace[],
   isReplacing = false,
 ): Promise<Outcome[]> {
+  const protectedFaces = await protect(gallery, faces)
   const enrolled = await connection.query<{ external_id: string }>(
     `with enrolled as (
-      insert into faces (tenant_id, external_id, embedding, model, metadata, quality_score, created_at, updated_at)
+      insert into faces (
+        tenant_id, external_id, embedding, template_id, key_version, sealed, model, metadata, quality_score, created_at,
+        updated_at
+      )
       select
-        $1, external_id, embedding, $2, metadata::jsonb, quality_score::numeric,
-        coalesce(enrolled_at::timestamptz, transaction_timestamp()), coalesce(enrolled_at::timestamptz, transaction_timestamp())
-      from unnest($3::text[], $4::vector[], $5::text[], $6::text[], $7::text[])
-        as n (external_id, embedding, metadata, quality_score, enrolled_at)
+        $1, n.external_id, n.embedding, n.template_id, $3, decode(n.sealed, 'base64'), $2, n.metadata::jsonb,
+        n.quality_score::numeric, coalesce(n.enrolled_at::timestamptz, transaction_timestamp()),
+        coalesce(n.enrolled_at::timestamptz, transaction_timestamp())
+      from hold_template_key($3),
+        unnest($4::text[], $5::vector[], $6::uuid[], $7::text[], $8::text[], $9::text[], $10::text[])
+        as n (external_id, embedding, template_id, sealed, metadata, quality_score, enrolled_at)
       on conflict (tenant_id, external_id) do nothing
       returning tenant_id, external_id, created_at
     ), metered as (
       insert into usage_events (tenant_id, kind, occurred_at) select tenant_id, 'registration', created_at from enrolled
     )
     select external_id from enrolled`,
-    [
-      ...toParameters(tenantId, model, toVectorArray, faces),
-      faces.map(({ enrolledAt }) => enrolledAt?.toISOString() ?? null),
-    ],
+    [...toParameters(gallery, protectedFaces), faces.map(({ enrolledAt }) => enrolledAt?.toISOString() ?? null)],
   )
   const outcomes = new Map<string, Outcome>(enrolled.map(({ external_id }) => [external_id, 'enrolled']))
-  const known = faces.filter(({ externalId }) => !outcomes.has(externalId))
+  const known = protectedFaces.filter(({ face }) => !outcomes.has(face.externalId))
   if (known.length > 0) {
-    const compared = await compareFaces(connection, toVectorArray, tenantId, model, known)
-    const differing = known.filter(({ externalId }) => compared.get(externalId)?.isDifferent)
+    const compared = await compareFaces(
+      connection,
+      gallery,
+      known.map(({ face }) => face),
+    )
+    const differing = known.filter(({ face }) => compared.get(face.externalId)?.isDifferent)
     if (isReplacing && differing.length > 0) {
-      await replaceFaces(connection, toVectorArray, tenantId, model, differing)
-      for (const { externalId } of differing) outcomes.set(externalId, 'replaced')
+      await replaceFaces(connection, gallery, differing)
+      for (const { face } of differing) outcomes.set(face.externalId, 'replaced')
     }
-    for (const { externalId } of known) {
-      if (!outcomes.has(externalId)) outcomes.set(externalId, compared.get(externalId)?.outcome ?? 'changed meanwhile')
+    for (const { face } of known) {
+      if (outcomes.has(face.externalId)) continue
+      outcomes.set(face.externalId, compared.get(face.externalId)?.outcome ?? 'changed meanwhile')
     }
   }
   // every face is in the map: it was enrolled, or it was known
   return faces.map(({ externalId }) => outcomes.get(externalId) ?? 'changed meanwhile')
 }
 
-/** What the gallery has under the same external_ids. */
+interface ProtectedFace {
+  face: NewFace
+  template: Template
+}
+
+function protect({ keys: [active], model }: Gallery, faces: NewFace[]): Promise<ProtectedFace[]> {
+  return Promise.all(
+    faces.map(async (face) => ({
+      face,
+      template: await toTemplate(active, { externalId: face.externalId, model }, face.embedding),
+    })),
+  )
+}
+
+/** What the gallery has under the same external_ids; embeddings are compared by what is in the sealed copies. */
 async function compareFaces(
   connection: Connection,
-  toVectorArray: VectorArray,
-  tenantId: string,
-  model: string,
+  gallery: Gallery,
   faces: NewFace[],
 ): Promise<Map<string, { outcome: Outcome; isDifferent: boolean }>> {
   const rows = await connection.query<{
     external_id: string
-    same_embedding: boolean
+    template_id: string
+    key_version: number
+    sealed: Uint8Array
     same_model: boolean
     same_rest: boolean
   }>(
     `select
-      f.external_id, f.embedding = n.embedding as same_embedding, f.model = $2 as same_model,
+      f.external_id, f.template_id, f.key_version, f.sealed, f.model = $2 as same_model,
       f.metadata = n.metadata::jsonb and f.quality_score is not distinct from n.quality_score::numeric(5, 4) as same_rest
-    from unnest($3::text[], $4::vector[], $5::text[], $6::text[]) as n (external_id, embedding, metadata, quality_score)
+    from unnest($3::text[], $4::text[], $5::text[]) as n (external_id, metadata, quality_score)
     join faces f on f.tenant_id = $1 and f.external_id = n.external_id`,
-    toParameters(tenantId, model, toVectorArray, faces),
+    [
+      gallery.tenantId,
+      gallery.model,
+      faces.map(({ externalId }) => externalId),
+      faces.map(({ metadata }) => JSON.stringify(metadata)),
+      faces.map(({ qualityScore }) => (qualityScore === null ? null : String(qualityScore))),
+    ],
   )
-  return new Map(
-    rows.map((row) => {
-      const outcome = !row.same_model ? 'other model' : row.same_embedding ? 'skipped' : 'other embedding'
-      return [row.external_id, { outcome, isDifferent: outcome !== 'skipped' || !row.same_rest }]
+  const embeddings = new Map(faces.map(({ externalId, embedding }) => [externalId, embedding]))
+  const compared = await Promise.all(
+    rows.map(async (row) => {
+      const externalId = row.external_id
+      const keyring = gallery.keys.find(({ version }) => version === row.key_version)
+      const face = { templateId: row.template_id, externalId, model: gallery.model }
+      const enrolled = keyring && row.same_model ? await open(keyring, face, new Uint8Array(row.sealed)) : 'not opened'
+      const isSame = enrolled !== 'not opened' && isEqual(enrolled, embeddings.get(externalId))
+      const outcome: Outcome = !row.same_model ? 'other model' : isSame ? 'skipped' : 'other embedding'
+      return [externalId, { outcome, isDifferent: outcome !== 'skipped' || !row.same_rest }] as const
     }),
   )
+  return new Map(compared)
+}
+
+function isEqual(a: Embedding, b: Embedding | undefined): boolean {
+  return b !== undefined && a.every((component, index) => component === b[index])
 }
 
 /** Replacing counts as a registration, as in the API. */
-async function replaceFaces(
-  connection: Connection,
-  toVectorArray: VectorArray,
-  tenantId: string,
-  model: string,
-  faces: NewFace[],
-): Promise<void> {
+async function replaceFaces(connection: Connection, gallery: Gallery, faces: ProtectedFace[]): Promise<void> {
   await connection.query(
     `with replaced as (
       update faces f set
-        embedding = n.embedding, model = $2, metadata = n.metadata::jsonb, quality_score = n.quality_score::numeric,
+        embedding = n.embedding, template_id = n.template_id, key_version = $3, sealed = decode(n.sealed, 'base64'),
+        model = $2, metadata = n.metadata::jsonb, quality_score = n.quality_score::numeric,
         updated_at = transaction_timestamp()
-      from unnest($3::text[], $4::vector[], $5::text[], $6::text[]) as n (external_id, embedding, metadata, quality_score)
+      from hold_template_key($3), unnest($4::text[], $5::vector[], $6::uuid[], $7::text[], $8::text[], $9::text[])
+        as n (external_id, embedding, template_id, sealed, metadata, quality_score)
       where f.tenant_id = $1 and f.external_id = n.external_id
       returning f.tenant_id
     )
     insert into usage_events (tenant_id, kind) select tenant_id, 'registration' from replaced`,
-    toParameters(tenantId, model, toVectorArray, faces),
+    toParameters(gallery, faces),
   )
 }
 
-function toParameters(tenantId: string, model: string, toVectorArray: VectorArray, faces: NewFace[]): unknown[] {
+/** $1 to $9 of the statements that write faces. */
+function toParameters({ tenantId, model, keys: [active], toVectorArray }: Gallery, faces: ProtectedFace[]): unknown[] {
   return [
     tenantId,
     model,
-    faces.map(({ externalId }) => externalId),
-    toVectorArray(faces.map(({ embedding }) => embedding)),
-    faces.map(({ metadata }) => JSON.stringify(metadata)),
-    faces.map(({ qualityScore }) => (qualityScore === null ? null : String(qualityScore))),
+    active.version,
+    faces.map(({ face }) => face.externalId),
+    toVectorArray(faces.map(({ template }) => template.rotated)),
+    faces.map(({ template }) => template.templateId),
+    faces.map(({ template }) => toBase64(template.sealed)),
+    faces.map(({ face }) => JSON.stringify(face.metadata)),
+    faces.map(({ face }) => (face.qualityScore === null ? null : String(face.qualityScore))),
   ]
 }
 
@@ -177,13 +192,13 @@ export interface Reject {
 }
 
 export interface ImportOptions {
-  tenantId: string
-  model: string
+  /** Null for a dry run, which needs no keys. */
+  gallery: Gallery | null
+  /** The keys as they are now: asked for when the tenant is re-keyed during the import. */
+  findKeys(): Promise<TemplateKeys>
   isReplacing: boolean
   /** Rows of one transaction. */
   batchSize: number
-  /** Only checks the rows: the database is not asked. */
-  isDryRun: boolean
   onRows(count: number): void
   onReject(reject: Reject): Promise<void>
 }
@@ -204,7 +219,6 @@ export interface ImportTotals {
  */
 export async function importFaces(
   connection: Connection,
-  toVectorArray: VectorArray,
   file: EmbeddingFile,
   options: ImportOptions,
 ): Promise<ImportTotals> {
@@ -221,9 +235,10 @@ export async function importFaces(
     const candidates = [...batch.values()]
     batch = new Map()
     if (candidates.length === 0) return
-    const outcomes = options.isDryRun
-      ? candidates.map(() => 'enrolled' as const)
-      : await enrollCandidates(connection, toVectorArray, options, candidates)
+    const outcomes =
+      options.gallery === null
+        ? candidates.map(() => 'enrolled' as const)
+        : await enrollCandidates(connection, options.gallery, options, candidates)
     for (const [index, { place, face }] of candidates.entries()) {
       const outcome = outcomes[index]
       if (outcome === 'enrolled' || outcome === 'replaced' || outcome === 'skipped') totals[outcome]++
@@ -259,39 +274,34 @@ interface Candidate {
 /** One transaction; when the database refuses a row of it, one transaction for each row. */
 async function enrollCandidates(
   connection: Connection,
-  toVectorArray: VectorArray,
+  gallery: Gallery,
   options: ImportOptions,
   candidates: Candidate[],
 ): Promise<(Outcome | { refusal: string })[]> {
-  const { tenantId, model, isReplacing } = options
-  const enroll = (chosen: Candidate[], mayReplace: boolean) =>
-    enrollFaces(
-      connection,
-      toVectorArray,
-      tenantId,
-      model,
-      chosen.map(({ face }) => face),
-      mayReplace,
-    )
   try {
-    return await asTenant(connection, tenantId, async () => {
+    return await asTenant(connection, gallery.tenantId, async () => {
       const outcomes = new Map<Candidate, Outcome>()
       for (const isRepeated of [false, true]) {
         const chosen = candidates.filter((candidate) => candidate.isRepeated === isRepeated)
         if (chosen.length === 0) continue
-        const found = await enroll(chosen, isReplacing && !isRepeated)
+        const faces = chosen.map(({ face }) => face)
+        const found = await enrollFaces(connection, gallery, faces, options.isReplacing && !isRepeated)
         for (const [index, candidate] of chosen.entries()) outcomes.set(candidate, found[index] ?? 'changed meanwhile')
       }
       return candidates.map((candidate) => outcomes.get(candidate) ?? 'changed meanwhile')
     })
   } catch (error) {
+    if (isKeyChange(error)) {
+      gallery.keys = await options.findKeys()
+      return enrollCandidates(connection, gallery, options, candidates)
+    }
     const code = findSqlState(error)
     // class 22, data exceptions; class 23, constraints: a row is at fault and not the connection
     if (code === null || !/^2[23]/.test(code)) throw error
     if (candidates.length === 1) return [{ refusal: code }]
     const outcomes: (Outcome | { refusal: string })[] = []
     for (const candidate of candidates) {
-      outcomes.push(...(await enrollCandidates(connection, toVectorArray, options, [candidate])))
+      outcomes.push(...(await enrollCandidates(connection, gallery, options, [candidate])))
     }
     return outcomes
   }

@@ -19,6 +19,9 @@ export type RowCounts = Map<string, Map<string, number>>
 
 export const NO_TENANT = ''
 
+/** The schema of the wrapped keys, which no dump holds. */
+export const VAULT = 'vault'
+
 /** The same text for the same value in every session. */
 const SETTINGS = `
   set local search_path = public;
@@ -65,7 +68,7 @@ export interface CountedTable {
   rowText: string
 }
 
-/** Every table with rows of its own, except those of extensions and of the system. */
+/** Every table with rows of its own, except those of the vault, of extensions and of the system. */
 export async function listTables(connection: Connection): Promise<CountedTable[]> {
   // a vector's own bytes are shorter than its text, and exact
   return connection.query<CountedTable>(`
@@ -82,7 +85,7 @@ export async function listTables(connection: Connection): Promise<CountedTable[]
     join pg_namespace n on n.oid = c.relnamespace
     join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
     join pg_type t on t.oid = a.atttypid
-    where c.relkind = 'r' and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
+    where c.relkind = 'r' and n.nspname !~ '^pg_' and n.nspname not in ('information_schema', '${VAULT}')
       and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')
     group by c.oid, n.nspname, c.relname
     order by 1`)

@@ -40,7 +40,14 @@ export async function checkIsolation(connection: Connection, inventory: Inventor
     return report
   }
 
+  const keys = await countLiveKeys(connection)
+
   await asApp(connection, async () => {
+    // as below: without a row, nothing is asked
+    if (keys && keys.size > 0) {
+      const outcome = await attempt(connection, LIST_KEYS)
+      check(outcome === REFUSED, `list_template_keys answers without a tenant (${outcome})`)
+    }
     for (const table of tables) {
       const rows = inventory[table.name]?.rows ?? 0
       // a policy is asked for each row: an empty table raises nothing, and shows nothing
@@ -56,6 +63,13 @@ export async function checkIsolation(connection: Connection, inventory: Inventor
   ] as const) {
     await asApp(connection, async () => {
       await connection.query("select set_config('app.current_tenant_id', $1, true)", [own])
+      if (keys) {
+        const outcome = await attempt(connection, LIST_KEYS)
+        const expected = `${keys.get(own) ?? 0} rows`
+        check(outcome === expected, `list_template_keys answers tenant ${own} ${outcome} instead of ${expected}`)
+        const direct = await attempt(connection, 'select 1 from vault.template_keys limit 1')
+        check(direct === REFUSED, `vault.template_keys answers rekko_app, which has no right on it (${direct})`)
+      }
       for (const table of tables) {
         const expected = inventory[table.name]?.tenants?.[own] ?? 0
         const copies = table.columns.includes(table.tenantColumn)
@@ -85,6 +99,20 @@ export async function checkIsolation(connection: Connection, inventory: Inventor
     })
   }
   return report
+}
+
+const LIST_KEYS = 'select 1 from list_template_keys()'
+
+/** By tenant; null where there is no vault. */
+async function countLiveKeys(connection: Connection): Promise<Map<string, number> | null> {
+  const [vault] = await connection.query<{ is_there: boolean }>(
+    "select to_regclass('vault.template_keys') is not null as is_there",
+  )
+  if (!vault?.is_there) return null
+  const rows = await connection.query<{ tenant: string; keys: number }>(
+    'select tenant_id::text as tenant, count(*)::int as keys from vault.template_keys where destroyed_at is null group by 1',
+  )
+  return new Map(rows.map(({ tenant, keys }) => [tenant, keys]))
 }
 
 /**

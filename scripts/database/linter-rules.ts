@@ -713,6 +713,22 @@ export const RULES: Rule[] = [
       where d.defaclrole = to_regrole('rekko_owner') and a.grantee <> d.defaclrole and not (d.defaclobjtype = 'T' and a.grantee = 0)
         and not (a.grantee is not distinct from to_regrole('rekko_backup') and a.privilege_type = 'SELECT')`,
   },
+  {
+    id: 'L51',
+    title: 'Nobody but its owner has a right on the vault',
+    reason:
+      'Wrapped keys beside the faces leave nothing but the master key to steal: a login that reads them, or a backup that carries them, undoes the protection of the templates. Whoever writes one gives a tenant a key of their own.',
+    mend: 'revoke the privilege: list_template_keys() answers the tenant that was entered',
+    sql: `
+      select format('schema %I', n.nspname), format('gives %s to %s', a.privilege_type, ${GRANTEE}), format('revoke all on schema %I from %s', n.nspname, ${GRANTEE})
+      from namespaces n cross join aclexplode(n.acl) a
+      where n.nspname = 'vault' and a.grantee <> n.nspowner
+      union all
+      select 'table ' || a.name, format('may be reached by %s: %s', ${GRANTEE}, a.privilege_type || coalesce(' (' || quote_ident(a.column_name) || ')', '')),
+        format('revoke all on %s from %s', a.name, ${GRANTEE})
+      from privileges a join relations r on r.oid = a.relation
+      where r.relnamespace = to_regnamespace('vault')`,
+  },
 
   // == Settings ==
   {

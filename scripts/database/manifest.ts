@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
 import { readFile, stat } from 'node:fs/promises'
 import * as z from 'zod'
+import { VAULT } from './inventory.ts'
 import { CommandError, EXIT } from './terminal.ts'
 
 const FORMAT = 'rekko-backup'
@@ -44,6 +45,11 @@ export function toManifest(facts: Omit<Manifest, 'format' | 'format_version'>): 
 
 export function manifestOf(file: string): string {
   return `${file}.manifest.json`
+}
+
+/** Whether the database that was dumped had the vault, whose rows the dump does not hold. */
+export function hasVault({ catalog }: Manifest): boolean {
+  return catalog.some((line) => line.startsWith(`schema ${VAULT} `))
 }
 
 /** @throws CommandError when it is missing, of another format, or not what `dump` writes */
@@ -99,7 +105,8 @@ export async function sizeOf(path: string): Promise<number | null> {
   )
 }
 
-function parseJson(text: string): unknown {
+/** Null for what is not JSON. */
+export function parseJson(text: string): unknown {
   try {
     return JSON.parse(text)
   } catch {

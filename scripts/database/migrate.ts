@@ -6,6 +6,7 @@ import { readdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { Connection } from './connection.ts'
+import { PROTECTING_VERSION, type Protection, protectFaces, requireProtectable } from './protection.ts'
 
 export const MIGRATIONS = join(import.meta.dirname, '../../migrations')
 
@@ -58,6 +59,7 @@ export async function findVersion(connection: Connection): Promise<Version> {
  * @param target a version; the newest when it is not given
  * @param report called before each migration
  * @param folder of the migrations
+ * @param protection for faces that were enrolled before templates were protected
  * @throws Error with what to do, when the database is dirty or a migration fails; what the failed one
  *   did is rolled back, if it ran in a transaction
  */
@@ -66,15 +68,23 @@ export async function migrate(
   target?: number,
   report: (step: string) => void = () => {},
   folder = MIGRATIONS,
+  protection: Protection = { masterKeys: null },
 ): Promise<Version> {
   return exclusively(connection, async () => {
     const migrations = await listMigrations(folder)
     const goal = target ?? migrations.at(-1)?.version ?? 0
     let current = await findVersion(connection)
+    const isOurs = folder === MIGRATIONS
+    if (isOurs && current.version < PROTECTING_VERSION && goal >= PROTECTING_VERSION && !current.dirty) {
+      await requireProtectable(connection, protection)
+    }
     for (;;) {
       if (current.dirty) throw new Error(explainDirty(current.version))
       const step = planMigrations(migrations, current.version, goal)[0]
       if (!step) return current
+      if (isOurs && step.direction === 'up' && step.migration.version === PROTECTING_VERSION + 1) {
+        await protectFaces(connection, protection)
+      }
       report(`${step.direction} ${fileName(step.migration, step.direction)}`)
       await run(connection, folder, step)
       current = await findVersion(connection)

@@ -6,10 +6,11 @@ import { describeCatalog } from './catalog.ts'
 import { findTool, runTool } from './client-tools.ts'
 import type { Connection } from './connection.ts'
 import { compareInventories, inSnapshot, listTables, takeInventory } from './inventory.ts'
-import { type Manifest, readManifest, verifyDump } from './manifest.ts'
+import { hasVault, type Manifest, readManifest, verifyDump } from './manifest.ts'
 import { listMigrations } from './migrate.ts'
 import { describeTarget, withConnection } from './target.ts'
 import { CommandError, EXIT } from './terminal.ts'
+import { createVault } from './vault.ts'
 
 export interface RestoreWork extends Work {
   /** For logins that do not exist yet. */
@@ -58,7 +59,10 @@ export async function restoreBackup(work: RestoreWork): Promise<Manifest> {
       reading.done()
       if (messages.length > 0)
         throw new CommandError(`pg_restore warned, which is not accepted: ${messages.join('\n')}`)
-      const differences = await compareWithManifest(connection, manifest, dumpedFrom === server.major)
+      const differences = [
+        ...(hasVault(manifest) ? await makeVault(connection) : []),
+        ...(await compareWithManifest(connection, manifest, dumpedFrom === server.major)),
+      ]
       signal.throwIfAborted()
       if (differences.length > 0) {
         throw new CommandError(`What was restored is not what was dumped.\n${list(differences)}`)
@@ -144,6 +148,14 @@ async function empty(connection: Connection, schemas: string[]): Promise<void> {
     [schemas],
   )
   await connection.execute(['begin', ...drops.map(({ statement }) => statement), 'commit'].join(';\n'))
+}
+
+/** Why there is no vault; empty when there is one. What else is wrong with the schema explains it. */
+async function makeVault(connection: Connection): Promise<string[]> {
+  return createVault(connection).then(
+    () => [],
+    (error: unknown) => [`the vault could not be made: ${error instanceof Error ? error.message : String(error)}`],
+  )
 }
 
 /**

@@ -3,13 +3,18 @@
 import { randomInt } from 'node:crypto'
 import { SCOPES } from '../../src/auth/api-key.ts'
 import { SHORTLIST_SIZE } from '../../src/db/identifications.ts'
-import { type Embedding, isFault, signCode, toEmbedding } from '../../src/face/embedding.ts'
+import { type Embedding, isFault, toEmbedding } from '../../src/face/embedding.ts'
+import { rotationOf } from '../../src/face/protection/keyring.ts'
+import type { MasterKeys } from '../../src/face/protection/master-keys.ts'
+import { type RotatedEmbedding, rotate, signCode } from '../../src/face/protection/rotation.ts'
 import { ARCFACE_512, toDistance } from '../../src/face/similarity.ts'
 import { generateGallery } from '../gallery.ts'
 import { createApiKey, createTenant } from '../provision.ts'
 import type { Connection } from './connection.ts'
-import { enrollFaces, type NewFace, type VectorArray } from './import.ts'
+import { enrollFaces, type Gallery, type NewFace } from './import.ts'
+import { findTemplateKeys, loadTemplateKeys } from './template-keys.ts'
 import { asOwner, asTenant, enterTenant } from './transaction.ts'
+import type { VectorArray } from './vector-array.ts'
 
 export interface SeedTenant {
   name: string
@@ -42,7 +47,7 @@ const MAX_ROLL_UPS = 20
 export function seedTenant(
   connection: Connection,
   toVectorArray: VectorArray,
-  pepper: string,
+  secrets: { pepper: string; masterKeys: MasterKeys },
   plan: SeedTenant,
   seed: number,
   onRows: (count: number) => void,
@@ -52,14 +57,16 @@ export function seedTenant(
     await connection.query("select pg_advisory_xact_lock(hashtext('rekko.seed'))")
     const existing = await connection.query('select id from tenants where name = $1', [plan.name])
     if (existing.length > 0) return null
-    const id = await createTenant(connection, plan.name, 'test')
-    const apiKey = await createApiKey(connection, pepper, id, 'test', 'seed', SCOPES)
+    const id = await createTenant(connection, secrets.masterKeys, plan.name, 'test')
+    const apiKey = await createApiKey(connection, secrets.pepper, id, 'test', 'seed', SCOPES)
+    const keys = await loadTemplateKeys(connection, secrets.masterKeys, id, ARCFACE_512.id)
 
     const { people, erased, strangers } = makePeople(plan.faces, seed)
-    const history = { connection, toVectorArray, tenantId: id, onRows }
+    const gallery = { tenantId: id, keys, model: ARCFACE_512.id, toVectorArray }
+    const history = { connection, gallery, onRows }
     await enterTenant(connection, id)
     for (const chunk of chunksOf([...people, ...erased])) {
-      await enrollFaces(connection, toVectorArray, id, ARCFACE_512.id, chunk.map(toNewFace))
+      await enrollFaces(connection, gallery, chunk.map(toNewFace))
       onRows(chunk.length)
     }
     const verifications = makeClaims(people, people, plan.verifications)
@@ -83,10 +90,13 @@ export function seedTenant(
 export async function seedFaces(
   connection: Connection,
   toVectorArray: VectorArray,
+  masterKeys: MasterKeys,
   tenantId: string,
   count: number,
   onRows: (count: number) => void,
 ): Promise<void> {
+  const keys = await findTemplateKeys(connection, masterKeys, tenantId, ARCFACE_512.id)
+  const gallery = { tenantId, keys, model: ARCFACE_512.id, toVectorArray }
   const run = randomInt(2 ** 31)
     .toString(16)
     .padStart(8, '0')
@@ -98,7 +108,7 @@ export async function seedFaces(
       metadata: {},
       qualityScore: null,
     }))
-    await asTenant(connection, tenantId, () => enrollFaces(connection, toVectorArray, tenantId, ARCFACE_512.id, faces))
+    await asTenant(connection, tenantId, () => enrollFaces(connection, gallery, faces))
     onRows(size)
   }
 }
@@ -165,17 +175,21 @@ function makeClaims(people: Person[], others: Person[], count: number): Claim[] 
 
 interface History {
   connection: Connection
-  toVectorArray: VectorArray
-  tenantId: string
+  gallery: Gallery
   onRows(count: number): void
 }
 
+/** All under the one key that a new tenant has. */
+function rotateProbe({ keys: [active], model }: Gallery, { probe }: Claim): RotatedEmbedding {
+  return rotate(rotationOf(active, model), probe)
+}
+
 /** Decides as src/db/verifications.ts does, for many at once and at times gone by. */
-async function verify({ connection, toVectorArray, tenantId, onRows }: History, claims: Claim[]): Promise<void> {
+async function verify({ connection, gallery, onRows }: History, claims: Claim[]): Promise<void> {
   for (const chunk of chunksOf(claims)) {
     await connection.query(
       `with compared as (
-        select f.tenant_id, f.id, f.external_id, f.embedding <=> n.probe as distance, n.made_at::timestamptz as made_at, n.request_id
+        select f.tenant_id, f.id, f.external_id, round((f.embedding <=> n.probe)::numeric, 5)::float8 as distance, n.made_at::timestamptz as made_at, n.request_id
         from unnest($2::text[], $3::vector[], $4::text[], $5::text[]) as n (external_id, probe, made_at, request_id)
         join faces f on f.tenant_id = $1 and f.external_id = n.external_id
       ), recorded as (
@@ -190,9 +204,9 @@ async function verify({ connection, toVectorArray, tenantId, onRows }: History, 
       )
       insert into usage_events (tenant_id, kind, occurred_at) select tenant_id, 'verification', created_at from recorded`,
       [
-        tenantId,
+        gallery.tenantId,
         chunk.map(({ externalId }) => externalId),
-        toVectorArray(chunk.map(({ probe }) => probe)),
+        gallery.toVectorArray(chunk.map((claim) => rotateProbe(gallery, claim))),
         chunk.map(({ madeAt }) => madeAt.toISOString()),
         chunk.map(() => `seed-${crypto.randomUUID()}`),
         toDistance(ARCFACE_512.verification),
@@ -205,15 +219,16 @@ async function verify({ connection, toVectorArray, tenantId, onRows }: History, 
 }
 
 /** Searches as src/db/identifications.ts does, for many at once and at times gone by. */
-async function identify({ connection, toVectorArray, tenantId, onRows }: History, claims: Claim[]): Promise<void> {
+async function identify({ connection, gallery, onRows }: History, claims: Claim[]): Promise<void> {
   for (const chunk of chunksOf(claims)) {
+    const probes = chunk.map((claim) => rotateProbe(gallery, claim))
     await connection.query(
       `with searched as (
         select n.made_at::timestamptz as made_at, n.request_id, best.*
         from unnest($2::vector[], $3::text[], $4::text[], $5::text[]) as n (probe, code, made_at, request_id)
         cross join lateral (
-          select f.id, f.external_id, f.embedding <=> n.probe as distance,
-            count(*) filter (where f.embedding <=> n.probe <= $6::float8) over () as matched
+          select f.id, f.external_id, round((f.embedding <=> n.probe)::numeric, 5)::float8 as distance,
+            count(*) filter (where round((f.embedding <=> n.probe)::numeric, 5) <= $6::float8) over () as matched
           from faces f
           where f.tenant_id = $1 and f.model = $8
             and f.id = any ((select shortlist_faces($1, n.code::bit(512), $9))::uuid[])
@@ -235,9 +250,9 @@ async function identify({ connection, toVectorArray, tenantId, onRows }: History
       )
       insert into usage_events (tenant_id, kind, occurred_at) select tenant_id, 'identification', created_at from recorded`,
       [
-        tenantId,
-        toVectorArray(chunk.map(({ probe }) => probe)),
-        chunk.map(({ probe }) => signCode(probe)),
+        gallery.tenantId,
+        gallery.toVectorArray(probes),
+        probes.map(signCode),
         chunk.map(({ madeAt }) => madeAt.toISOString()),
         chunk.map(() => `seed-${crypto.randomUUID()}`),
         toDistance(ARCFACE_512.identification),

@@ -2,7 +2,8 @@
 // first, and an HNSW index over one tenant's faces must find what exact search finds.
 import { setTimeout as sleep } from 'node:timers/promises'
 import { SHORTLIST_SIZE } from '../../src/db/identifications.ts'
-import { DIMENSIONS, type Embedding, isFault, signCode, toEmbedding } from '../../src/face/embedding.ts'
+import { DIMENSIONS, type Embedding, isFault, toEmbedding } from '../../src/face/embedding.ts'
+import { signCode } from '../../src/face/protection/rotation.ts'
 import { toSettings } from '../../src/settings.ts'
 import { gaussian } from '../gallery.ts'
 import type { Connection } from './connection.ts'
@@ -274,7 +275,10 @@ interface Probe {
   code: string
 }
 
-/** Other photographs of enrolled people, as far from the enrolled one as photographs of one person are. */
+/**
+ * Other photographs of enrolled people, as far from the enrolled one as photographs of one person are. Made in the space
+ * of the tenant's rotation, where the stored vectors are and distances are the same: no key is needed.
+ */
 async function takeProbes(connection: Connection, { tenant, model }: Gallery, count: number): Promise<Probe[]> {
   const rows = await connection.query<{ id: string; embedding: string }>(
     // ids are random, so the face that follows a random id is a random face, found by the primary key;

@@ -1,6 +1,9 @@
 // The faces of a tenant's gallery: enroll, replace, read, erase.
-import { toSql } from 'pgvector'
 import type { Embedding } from '../face/embedding.ts'
+import { toBase64 } from '../face/protection/octets.ts'
+import { type Template, toTemplate } from '../face/protection/template.ts'
+import type { Statement } from './neon.ts'
+import { toVector } from './templates.ts'
 import type { TenantDatabase } from './tenant.ts'
 
 export type Metadata = Record<string, unknown>
@@ -22,41 +25,37 @@ export type Face = {
   updated_at: Date
 }
 
-/** The text in which an embedding travels to PostgreSQL: every face passes here on its way in. */
-export function toVector(embedding: Embedding): string {
-  // toSql answers null for null only
-  return toSql(Array.from(embedding)) as string
-}
-
 /** @returns the face, or null when one is already enrolled under this external_id */
 export async function enrollFace(db: TenantDatabase, face: NewFace): Promise<Face | null> {
-  const [enrolled] = await db.run<Face>(db.sql`
+  const { rows } = await runWithTemplate<Face>(
+    db,
+    face,
+    (template) => db.sql`
     with enrolled as (
-      insert into faces (tenant_id, id, external_id, embedding, model, metadata, quality_score)
-      values (
-        ${db.tenant.id}, ${crypto.randomUUID()}, ${face.externalId}, ${toVector(face.embedding)}::vector,
-        ${db.tenant.settings.model.id}, ${JSON.stringify(face.metadata)}::jsonb, ${face.qualityScore}
-      )
+      ${insertInto(db, face, template)}
       on conflict (tenant_id, external_id) do nothing
       returning tenant_id, id, external_id, metadata, quality_score, created_at, updated_at
     ), metered as (
       insert into usage_events (tenant_id, kind) select tenant_id, 'registration' from enrolled
     )
-    select id, external_id, metadata, quality_score::float8, created_at, updated_at from enrolled`)
-  return enrolled ?? null
+    select id, external_id, metadata, quality_score::float8, created_at, updated_at from enrolled`,
+  )
+  return rows[0] ?? null
 }
 
 /** Enrolls, or replaces what is enrolled under this external_id; the face keeps its id. */
 export async function replaceFace(db: TenantDatabase, face: NewFace): Promise<Face & { is_new: boolean }> {
-  const [replaced] = await db.run<Face & { is_new: boolean }>(db.sql`
+  const { rows } = await runWithTemplate<Face & { is_new: boolean }>(
+    db,
+    face,
+    (template) => db.sql`
     with replaced as (
-      insert into faces (tenant_id, id, external_id, embedding, model, metadata, quality_score)
-      values (
-        ${db.tenant.id}, ${crypto.randomUUID()}, ${face.externalId}, ${toVector(face.embedding)}::vector,
-        ${db.tenant.settings.model.id}, ${JSON.stringify(face.metadata)}::jsonb, ${face.qualityScore}
-      )
+      ${insertInto(db, face, template)}
       on conflict (tenant_id, external_id) do update set
         embedding = excluded.embedding,
+        template_id = excluded.template_id,
+        key_version = excluded.key_version,
+        sealed = excluded.sealed,
         model = excluded.model,
         metadata = excluded.metadata,
         quality_score = excluded.quality_score,
@@ -66,9 +65,34 @@ export async function replaceFace(db: TenantDatabase, face: NewFace): Promise<Fa
     ), metered as (
       insert into usage_events (tenant_id, kind) select tenant_id, 'registration' from replaced
     )
-    select id, external_id, metadata, quality_score::float8, created_at, updated_at, is_new from replaced`)
+    select id, external_id, metadata, quality_score::float8, created_at, updated_at, is_new from replaced`,
+  )
+  const [replaced] = rows
   if (!replaced) throw new RangeError('an upsert answered no row')
   return replaced
+}
+
+function runWithTemplate<Result extends Face>(
+  db: TenantDatabase,
+  { externalId, embedding }: NewFace,
+  write: (template: Template) => Statement,
+): Promise<{ rows: Result[] }> {
+  return db.runProtected<Result, Template>(
+    ([active]) => toTemplate(active, { externalId, model: db.tenant.settings.model.id }, embedding),
+    write,
+  )
+}
+
+/** SQL: the insert of a face, under a key that stays until the transaction ends. */
+function insertInto({ sql, tenant }: TenantDatabase, face: NewFace, template: Template): Statement {
+  return sql`insert into faces (
+        tenant_id, id, external_id, embedding, template_id, key_version, sealed, model, metadata, quality_score
+      )
+      select
+        ${tenant.id}, ${crypto.randomUUID()}, ${face.externalId}, ${toVector(template.rotated)}::vector, ${template.templateId},
+        ${template.keyVersion}, decode(${toBase64(template.sealed)}, 'base64'), ${tenant.settings.model.id},
+        ${JSON.stringify(face.metadata)}::jsonb, ${face.qualityScore}
+      from hold_template_key(${template.keyVersion})`
 }
 
 /** @returns null when nobody is enrolled under this external_id */

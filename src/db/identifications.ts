@@ -1,7 +1,15 @@
 // 1:N: search, record and meter in one statement; and the audit of what was found.
-import { type Embedding, signCode } from '../face/embedding.ts'
+import type { Embedding } from '../face/embedding.ts'
 import { toDistance } from '../face/similarity.ts'
-import { toVector } from './faces.ts'
+import type { Statement } from './neon.ts'
+import {
+  type ClaimedMatch,
+  distanceTo,
+  keysAreLive,
+  type ProtectedProbe,
+  requireConfirmed,
+  toProtectedProbe,
+} from './templates.ts'
 import type { TenantDatabase } from './tenant.ts'
 import type { AuditPosition } from './verifications.ts'
 
@@ -42,19 +50,24 @@ export const SHORTLIST_SIZE = 200
  * "Search", says what was measured.
  *
  * @param maxResults matches at most, 1 to 20
+ * @throws Problem TEMPLATE_INTEGRITY when the database names somebody, and their sealed copy does not agree
  */
 export async function identifyFace(db: TenantDatabase, probe: Embedding, maxResults: number): Promise<Search> {
   const { model, identificationThreshold } = db.tenant.settings
-  const [search] = await db.run<Search>(db.sql`
+  const maxDistance = toDistance(identificationThreshold)
+  type Row = Omit<Search, 'matches'> & { matches: (Match & ClaimedMatch)[] }
+  const { rows, protected: protectedProbe } = await db.runProtected<Row, ProtectedProbe>(
+    (keys) => toProtectedProbe(keys, model.id, probe),
+    (prepared) => db.sql`
     with candidates as materialized (
-      select id, external_id, embedding <=> ${toVector(probe)}::vector as distance
+      select id, external_id, template_id, key_version, sealed, ${distanceTo(db, prepared)} as distance
       from faces
       where tenant_id = ${db.tenant.id}
         and model = ${model.id}
         -- in a sub-select it runs once; as a bare call the planner would run it too, for its estimate
-        and id = any ((select shortlist_faces(${db.tenant.id}, ${signCode(probe)}::bit(512), ${SHORTLIST_SIZE}))::uuid[])
+        and id = any ((select ${shortlist(db, prepared)})::uuid[])
     ), nearest as (
-      select id, external_id, distance, distance <= ${toDistance(identificationThreshold)}::float8 as is_match
+      select id, external_id, template_id, key_version, sealed, distance, distance <= ${maxDistance}::float8 as is_match
       from candidates
     ), best as (
       select id, external_id, distance, is_match from nearest order by distance, id limit 1
@@ -72,12 +85,13 @@ export async function identifyFace(db: TenantDatabase, probe: Embedding, maxResu
         (select count(*) from nearest where is_match),
         extract(epoch from clock_timestamp() - transaction_timestamp()) * 1000,
         ${db.requestId}
-      from (values (true)) as one_search left join best on true
+      from (select ${keysAreLive(db, prepared)}) as one_search left join best on true
       returning tenant_id, id, faces_searched
     ), metered as (
       insert into usage_events (tenant_id, kind) select tenant_id, 'identification' from recorded
     ), matches as (
-      select id, external_id, distance from nearest where is_match order by distance, id limit ${maxResults}
+      select id, external_id, template_id, key_version, sealed, distance
+      from nearest where is_match order by distance, id limit ${maxResults}
     )
     select
       id, faces_searched,
@@ -86,16 +100,34 @@ export async function identifyFace(db: TenantDatabase, probe: Embedding, maxResu
           select jsonb_agg(
             jsonb_build_object(
               'external_id', m.external_id, 'face_id', m.id,
-              'confidence', trunc(round((1 - m.distance / 2)::numeric, 12), 4)
+              'confidence', trunc(round((1 - m.distance / 2)::numeric, 12), 4),
+              'distance', m.distance, 'template_id', m.template_id, 'key_version', m.key_version,
+              'sealed', encode(m.sealed, 'base64')
             ) order by m.distance, m.id
           )
           from matches m
         ),
         '[]'
       ) as matches
-    from recorded`)
+    from recorded`,
+  )
+  const [search] = rows
   if (!search) throw new RangeError('a search answered no row')
-  return search
+  await requireConfirmed(db, protectedProbe, maxDistance, search.matches, { identificationId: search.id })
+  return {
+    ...search,
+    matches: search.matches.map(({ external_id, face_id, confidence }) => ({ external_id, face_id, confidence })),
+  }
+}
+
+/**
+ * SQL: the ids to compare exactly. Faces under one key are to a probe under another like strangers, so each rotation of
+ * the probe finds its own among all.
+ */
+function shortlist({ sql, tenant }: TenantDatabase, { rotations }: ProtectedProbe): Statement {
+  return rotations
+    .map(({ code }) => sql`shortlist_faces(${tenant.id}, ${code}::bit(512), ${SHORTLIST_SIZE})`)
+    .reduce((before, each) => sql`${before} || ${each}`)
 }
 
 /** As `listVerifications`, for searches. */

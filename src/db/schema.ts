@@ -4,7 +4,7 @@
 // SQL. It is for `drizzle-kit generate`, which writes the SQL of a change for a new migration
 // (drizzle.config.ts), and for reading.
 //
-// What drizzle cannot express stands in the migrations only: the extension, roles and grants, FORCE
+// What drizzle cannot express stands in the migrations only: the vault, which a function makes, the extension, roles and grants, FORCE
 // row-level security, functions and triggers, INCLUDE of an index, storage parameters and the storage
 // of a column, and which columns ON DELETE SET NULL sets (drizzle would set tenant_id too).
 import { type SQL, sql } from 'drizzle-orm'
@@ -105,6 +105,9 @@ export const faces = pgTable(
     qualityScore: score('quality_score'),
     createdAt: now('created_at'),
     updatedAt: now('updated_at'),
+    templateId: uuid('template_id').notNull(),
+    keyVersion: integer('key_version').notNull(),
+    sealed: bytea('sealed').notNull(),
   },
   (table) => [
     primaryKey({ name: 'faces_pkey', columns: [table.tenantId, table.id] }),
@@ -118,6 +121,11 @@ export const faces = pgTable(
     check('faces_embedding_check', sql`vector_norm(embedding) between 0.999 and 1.001`),
     check('faces_metadata_check', sql`jsonb_typeof(metadata) = 'object'`),
     check('faces_quality_score_check', sql`quality_score between 0 and 1`),
+    check(
+      'faces_template_check',
+      sql`template_id is not null and key_version is not null and sealed is not null and octet_length(sealed) = 2079
+        and get_byte(sealed, 0) = 1 and (get_byte(sealed, 1) << 8 | get_byte(sealed, 2)) = key_version`,
+    ),
     // include (code, id)
     index('idx_faces_tenant_code').on(table.tenantId),
     ...wall('faces'),
@@ -223,6 +231,54 @@ export const identifications = pgTable(
       using: sql`tenant_id = current_tenant_id()`,
       withCheck: sql`tenant_id = current_tenant_id()`,
     }),
+  ],
+).enableRLS()
+
+export const integrityEvents = pgTable(
+  'integrity_events',
+  {
+    tenantId: tenantId(),
+    id: id(),
+    verificationId: uuid('verification_id'),
+    identificationId: uuid('identification_id'),
+    faceId: uuid('face_id'),
+    reason: text('reason').notNull(),
+    requestId: text('request_id').notNull(),
+    createdAt: now('created_at'),
+  },
+  (table) => [
+    primaryKey({ name: 'integrity_events_pkey', columns: [table.tenantId, table.id] }),
+    foreignKey({ name: 'integrity_events_tenant_id_fkey', columns: [table.tenantId], foreignColumns: [tenants.id] }),
+    check('integrity_events_reason_check', sql`reason in ('not opened', 'differs', 'below threshold')`),
+    // set null (verification_id)
+    foreignKey({
+      name: 'integrity_events_verification_fkey',
+      columns: [table.tenantId, table.verificationId],
+      foreignColumns: [verifications.tenantId, verifications.id],
+    }).onDelete('set null'),
+    // set null (identification_id)
+    foreignKey({
+      name: 'integrity_events_identification_fkey',
+      columns: [table.tenantId, table.identificationId],
+      foreignColumns: [identifications.tenantId, identifications.id],
+    }).onDelete('set null'),
+    // set null (face_id)
+    foreignKey({
+      name: 'integrity_events_face_fkey',
+      columns: [table.tenantId, table.faceId],
+      foreignColumns: [faces.tenantId, faces.id],
+    }).onDelete('set null'),
+    index('idx_integrity_events_tenant_created').on(
+      table.tenantId,
+      table.createdAt.desc().nullsFirst(),
+      table.id.desc().nullsFirst(),
+    ),
+    index('idx_integrity_events_verification').on(table.tenantId, table.verificationId),
+    index('idx_integrity_events_identification').on(table.tenantId, table.identificationId),
+    index('idx_integrity_events_face').on(table.tenantId, table.faceId),
+    ...wall('integrity_events'),
+    ownerPolicy('integrity_events', { for: 'select', using: sql`tenant_id = current_tenant_id()` }),
+    ownerPolicy('integrity_events', { for: 'delete', using: sql`tenant_id = current_tenant_id()` }),
   ],
 ).enableRLS()
 

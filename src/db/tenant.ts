@@ -9,6 +9,13 @@ import { Problem } from '../problem.ts'
 import { type Settings, toSettings } from '../settings.ts'
 import type { Trace } from '../trace.ts'
 import { connect, DatabaseError, type Row, type Sql, type Statement } from './neon.ts'
+import {
+  forgetTemplateKeys,
+  listTemplateKeys,
+  recallTemplateKeys,
+  type TemplateKeys,
+  unwrapTemplateKeys,
+} from './template-keys.ts'
 
 /** What must be known before a batch can be written: cached, and never a permission. */
 export interface Tenant {
@@ -42,6 +49,21 @@ export interface TenantDatabase {
    *   for everything else. Nothing is written in either case.
    */
   run<Result extends Row>(statement: Statement, options?: { readOnly: boolean }): Promise<Result[]>
+  /**
+   * As `run`, for a statement that compares or writes templates; one request more when the isolate does not know the
+   * tenant's keys.
+   *
+   * @param protect does what takes the keys; `write` makes the statement of it. Both are asked again when it turns out
+   *   that the tenant was re-keyed meanwhile. They are two because a Statement is a promise: awaited, it would be sent.
+   * @returns the rows, and what was protected when they were found
+   * @throws Problem NOT_CONFIGURED when the tenant's keys cannot be had
+   */
+  runProtected<Result extends Row, Protected>(
+    protect: (keys: TemplateKeys) => Promise<Protected>,
+    write: (protected_: Protected) => Statement,
+  ): Promise<{ rows: Result[]; protected: Protected }>
+  /** Notes, for the log, that a match was not confirmed. */
+  noteTampering(reason: string): void
   /** The scopes that the credential had in the transaction; empty before the first `run`. */
   readonly scopes: ReadonlySet<Scope>
 }
@@ -56,6 +78,7 @@ const REFUSALS: Record<string, string> = {
 }
 const ISSUER_CHANGED = 'RK415'
 const SCOPE_MISSING = 'RK403'
+const KEYS_CHANGED = 'RK416'
 // An audit row names a face that another request erased after this one had found it.
 const FOREIGN_KEY_VIOLATION = '23503'
 
@@ -164,11 +187,38 @@ export function openTenant(
         ) as scopes`
   }
 
-  async function runOnce(statement: Statement, readOnly: boolean): Promise<Row[]> {
+  async function transactOnce(statement: Statement, readOnly: boolean): Promise<Row[]> {
     const [entered, rows] = await transact([enter(), statement], { readOnly })
     // the functions answer scopes that a CHECK constraint keeps to those of SCOPES
     scopes = new Set(entered?.[0]?.['scopes'] as Scope[])
     return rows ?? []
+  }
+
+  /** Repeats what may be repeated; turns a refused credential into its answer. */
+  async function transactInside(statement: Statement, readOnly: boolean): Promise<Row[]> {
+    try {
+      return await transactOnce(statement, readOnly).catch((error: unknown) => {
+        // once more, and the face is no longer found: the erasure has won
+        if (isSqlState(error, FOREIGN_KEY_VIOLATION)) return transactOnce(statement, readOnly)
+        if (!isSqlState(error, ISSUER_CHANGED)) throw error
+        return renew().then((renewed) => {
+          entering = renewed
+          return transactOnce(statement, readOnly)
+        })
+      })
+    } catch (error) {
+      if (isSqlState(error, SCOPE_MISSING)) throw missingScope(scope)
+      const refusal = error instanceof DatabaseError ? REFUSALS[error.sqlstate ?? ''] : undefined
+      if (refusal === undefined) throw error
+      trace.refusal = refusal
+      onRefused()
+      throw unauthenticated()
+    }
+  }
+
+  async function findTemplateKeys(): Promise<TemplateKeys> {
+    const known = recallTemplateKeys(tenant)
+    return known ?? unwrapTemplateKeys(env, tenant, await transactInside(listTemplateKeys(sql), true))
   }
 
   return {
@@ -179,26 +229,27 @@ export function openTenant(
       return scopes
     },
     async run<Result extends Row>(statement: Statement, { readOnly } = { readOnly: false }) {
-      try {
-        const rows = await runOnce(statement, readOnly).catch((error: unknown) => {
-          // once more, and the face is no longer found: the erasure has won
-          if (isSqlState(error, FOREIGN_KEY_VIOLATION)) return runOnce(statement, readOnly)
-          if (!isSqlState(error, ISSUER_CHANGED)) throw error
-          return renew().then((renewed) => {
-            entering = renewed
-            return runOnce(statement, readOnly)
-          })
-        })
-        // the caller's statement and its row type stand side by side in one function of db/
-        return rows as Result[]
-      } catch (error) {
-        if (isSqlState(error, SCOPE_MISSING)) throw missingScope(scope)
-        const refusal = error instanceof DatabaseError ? REFUSALS[error.sqlstate ?? ''] : undefined
-        if (refusal === undefined) throw error
-        trace.refusal = refusal
-        onRefused()
-        throw unauthenticated()
+      // the caller's statement and its row type stand side by side in one function of db/
+      return (await transactInside(statement, readOnly)) as Result[]
+    },
+    async runProtected<Result extends Row, Protected>(
+      protect: (keys: TemplateKeys) => Promise<Protected>,
+      write: (protected_: Protected) => Statement,
+    ) {
+      const attempt = async () => {
+        const found = await protect(await findTemplateKeys())
+        return { rows: (await transactInside(write(found), false)) as Result[], protected: found }
       }
+      try {
+        return await attempt()
+      } catch (error) {
+        if (!isSqlState(error, KEYS_CHANGED)) throw error
+        forgetTemplateKeys(tenant)
+        return attempt()
+      }
+    },
+    noteTampering(reason) {
+      trace.fault = { fault: 'template_integrity', reason }
     },
   }
 }

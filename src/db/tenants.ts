@@ -29,18 +29,24 @@ const ERASURE_BUDGET_MS = 5_000
 /** What create_api_key raises when there is no such tenant to let in, or it goes away meanwhile. */
 const GONE = ['23514', '23503']
 
-/** @param settings a patch to the defaults, as it is stored; null for none */
+/**
+ * @param id a new one
+ * @param wrappedKey the tenant's first template key, as `wrapNewTemplateKey` makes it for this id
+ * @param settings a patch to the defaults, as it is stored; null for none
+ */
 export async function createTenant(
   db: OperatorDatabase,
+  id: string,
+  wrappedKey: string,
   name: string,
   environment: Environment,
   settings: object | null,
 ): Promise<TenantRecord> {
+  const created = db.sql`create_tenant(${id}::uuid, ${name}, ${environment}, decode(${wrappedKey}, 'base64'))`
   const [tenant] = await db.run<TenantRecord>(
     settings
-      ? db.sql`
-          select t.* from change_tenant(create_tenant(${name}, ${environment}), null, ${JSON.stringify(settings)}::jsonb) t`
-      : db.sql`select t.* from find_tenant(create_tenant(${name}, ${environment})) t`,
+      ? db.sql`select t.* from change_tenant(${created}, null, ${JSON.stringify(settings)}::jsonb) t`
+      : db.sql`select t.* from find_tenant(${created}) t`,
   )
   if (!tenant) throw new RangeError('a tenant that was created is not there')
   return tenant

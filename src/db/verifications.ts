@@ -1,7 +1,15 @@
 // 1:1: decide, record and meter in one statement; and the audit of what was decided.
 import type { Embedding } from '../face/embedding.ts'
 import { toDistance } from '../face/similarity.ts'
-import { toVector } from './faces.ts'
+import {
+  type ClaimedMatch,
+  distanceTo,
+  keysAreLive,
+  type ProtectedProbe,
+  requireConfirmed,
+  tampered,
+  toProtectedProbe,
+} from './templates.ts'
 import type { TenantDatabase } from './tenant.ts'
 
 export type Verification = {
@@ -31,6 +39,7 @@ export type Verification = {
  *
  * @returns null when nobody is enrolled; 'other model' when the enrolled face cannot be compared with probes
  *   of the tenant's model; how long to wait when too many attempts have failed. Nothing is recorded then.
+ * @throws Problem TEMPLATE_INTEGRITY when the database says that they match, and the sealed copy does not
  */
 export async function verifyFace(
   db: TenantDatabase,
@@ -38,12 +47,22 @@ export async function verifyFace(
   probe: Embedding,
 ): Promise<Verification | 'other model' | { retryAfterSeconds: number } | null> {
   const { model, verificationThreshold, failedVerificationsPerHour, failedVerificationsPerDay } = db.tenant.settings
-  type Row = Omit<Verification, 'id'> & { id: string | null; wait_seconds: number | null }
-  const [row] = await db.run<Row>(db.sql`
+  const maxDistance = toDistance(verificationThreshold)
+  type Row = Omit<Verification, 'id' | 'external_id' | 'face_id'> &
+    Omit<ClaimedMatch, 'distance'> & {
+      id: string | null
+      enrolled_model: string
+      wait_seconds: number | null
+      distance: number | null
+    }
+  const { rows, protected: protectedProbe } = await db.runProtected<Row, ProtectedProbe>(
+    (keys) => toProtectedProbe(keys, model.id, probe),
+    (prepared) => db.sql`
     with enrolled as (
-      select tenant_id, id, external_id, model, embedding <=> ${toVector(probe)}::vector as distance
+      select
+        tenant_id, id, external_id, model, template_id, key_version, sealed, ${distanceTo(db, prepared)} as distance
       from faces
-      where tenant_id = ${db.tenant.id} and external_id = ${externalId}
+      where tenant_id = ${db.tenant.id} and external_id = ${externalId} and ${keysAreLive(db, prepared)}
     ), waiting as materialized (
       select seconds_until_attempt(
         tenant_id, external_id, ${failedVerificationsPerHour}::integer, ${failedVerificationsPerDay}::integer
@@ -56,26 +75,36 @@ export async function verifyFace(
       )
       select
         tenant_id, id, external_id,
-        distance <= ${toDistance(verificationThreshold)}::float8,
+        distance <= ${maxDistance}::float8,
         trunc(round((1 - distance / 2)::numeric, 12), 4),
         ${verificationThreshold}::float8, model,
         extract(epoch from clock_timestamp() - transaction_timestamp()) * 1000,
         ${db.requestId}
       from enrolled, waiting
-      where waiting.seconds = 0
+      where waiting.seconds = 0 and distance is not null
       returning *
     ), metered as (
       insert into usage_events (tenant_id, kind) select tenant_id, 'verification' from recorded
     )
     select
-      r.id, r.external_id, r.face_id, r.verified, r.confidence::float8, r.threshold, r.model, r.liveness_passed,
-      r.latency_ms, r.request_id, r.created_at, w.seconds as wait_seconds
-    from enrolled left join waiting w on true left join recorded r on true`)
+      r.id, e.external_id, e.id as face_id, r.verified, r.confidence::float8, r.threshold, r.model, r.liveness_passed,
+      r.latency_ms, r.request_id, r.created_at, w.seconds as wait_seconds, e.model as enrolled_model,
+      e.distance, e.template_id, e.key_version, case when r.verified then encode(e.sealed, 'base64') end as sealed
+    from enrolled e left join waiting w on true left join recorded r on true`,
+  )
+  const [row] = rows
   if (!row) return null
-  const { wait_seconds, ...verification } = row
-  if (wait_seconds === null) return 'other model'
-  if (verification.id === null) return { retryAfterSeconds: wait_seconds }
-  return { ...verification, id: verification.id }
+  const { wait_seconds, enrolled_model, distance, template_id, key_version, sealed, ...verification } = row
+  const { id, face_id, external_id } = verification
+  if (enrolled_model !== model.id) return 'other model'
+  // under a key that the tenant does not have: nobody who enrolls writes that
+  if (distance === null) throw await tampered(db, 'not opened', face_id, {})
+  if (id === null) return { retryAfterSeconds: wait_seconds ?? 0 }
+  if (verification.verified) {
+    const match = { face_id, external_id, template_id, key_version, sealed, distance }
+    await requireConfirmed(db, protectedProbe, maxDistance, [match], { verificationId: id })
+  }
+  return { ...verification, id }
 }
 
 /** Where a page of the audit ends: the newest come first. */

@@ -39,16 +39,6 @@ export function isFault(result: Embedding | EmbeddingFault): result is Embedding
   return 'detail' in result
 }
 
-/**
- * The 512-bit sign code by which search makes its shortlist: bit i is 1 where component i is
- * positive, as pgvector's `binary_quantize` has it.
- */
-export function signCode(embedding: Embedding): string {
-  let code = ''
-  for (const component of embedding) code += component > 0 ? '1' : '0'
-  return code
-}
-
 function normalize(components: ArrayLike<unknown>): Embedding | EmbeddingFault {
   let squares = 0
   for (let index = 0; index < DIMENSIONS; index++) {

@@ -4,6 +4,7 @@ import type { Scope } from '../auth/api-key.ts'
 import { requires } from '../auth/authenticate.ts'
 import { enrollFace, eraseFace, type Face, findFace, listFaces, replaceFace, updateMetadata } from '../db/faces.ts'
 import { identifyFace, type Match } from '../db/identifications.ts'
+import type { TenantDatabase } from '../db/tenant.ts'
 import { type Verification, verifyFace } from '../db/verifications.ts'
 import type { AppContext } from '../env.ts'
 import { jsonBody } from '../json-body.ts'
@@ -18,6 +19,7 @@ import {
   ExternalId,
   json,
   MetadataField,
+  ModelField,
   problems,
   QualityScore,
   Threshold,
@@ -30,6 +32,7 @@ const Enrollment = z
   .strictObject({
     external_id: ExternalId,
     embedding: EmbeddingField,
+    model: ModelField.optional(),
     metadata: MetadataField.optional(),
     quality_score: QualityScore.optional(),
   })
@@ -39,10 +42,16 @@ const Replacement = Enrollment.omit({ external_id: true }).openapi('Replacement'
 
 const MetadataChange = z.strictObject({ metadata: MetadataField }).openapi('MetadataChange')
 
-const Claim = z.strictObject({ external_id: ExternalId, embedding: EmbeddingField }).openapi('Claim')
+const Claim = z
+  .strictObject({ external_id: ExternalId, embedding: EmbeddingField, model: ModelField.optional() })
+  .openapi('Claim')
 
 const Probe = z
-  .strictObject({ embedding: EmbeddingField, max_results: z.int().min(1).max(MAX_RESULTS).optional() })
+  .strictObject({
+    embedding: EmbeddingField,
+    model: ModelField.optional(),
+    max_results: z.int().min(1).max(MAX_RESULTS).optional(),
+  })
   .openapi('Probe')
 
 const EnrolledFace = z
@@ -94,11 +103,12 @@ export const faces = new OpenAPIHono<AppContext>()
       request: body(Enrollment),
       responses: {
         201: json(EnrolledFace, 'Enrolled'),
-        ...problems(...COMMON_PROBLEMS, ...BODY_PROBLEMS, 'FACE_ALREADY_EXISTS'),
+        ...problems(...COMMON_PROBLEMS, ...BODY_PROBLEMS, 'MODEL_MISMATCH', 'FACE_ALREADY_EXISTS'),
       },
     }),
     async (c) => {
       const enrollment = c.req.valid('json')
+      requireModel(c.var.db, enrollment.model)
 
       const face = await enrollFace(c.var.db, { externalId: enrollment.external_id, ...toNewFace(enrollment) })
       if (!face) {
@@ -140,11 +150,19 @@ export const faces = new OpenAPIHono<AppContext>()
       request: body(Claim),
       responses: {
         200: json(Decision, 'Decided, for or against'),
-        ...problems(...COMMON_PROBLEMS, ...BODY_PROBLEMS, 'FACE_NOT_FOUND', 'MODEL_MISMATCH', 'TOO_MANY_ATTEMPTS'),
+        ...problems(
+          ...COMMON_PROBLEMS,
+          ...BODY_PROBLEMS,
+          'FACE_NOT_FOUND',
+          'MODEL_MISMATCH',
+          'TOO_MANY_ATTEMPTS',
+          'TEMPLATE_INTEGRITY',
+        ),
       },
     }),
     async (c) => {
-      const { external_id, embedding } = c.req.valid('json')
+      const { external_id, embedding, model } = c.req.valid('json')
+      requireModel(c.var.db, model)
 
       const verification = await verifyFace(c.var.db, external_id, embedding)
       if (!verification) throw faceNotFound()
@@ -177,11 +195,12 @@ export const faces = new OpenAPIHono<AppContext>()
       request: body(Probe),
       responses: {
         200: json(SearchResult, 'Matches at or above the threshold only, best first; none when nobody is near enough'),
-        ...problems(...COMMON_PROBLEMS, ...BODY_PROBLEMS),
+        ...problems(...COMMON_PROBLEMS, ...BODY_PROBLEMS, 'MODEL_MISMATCH', 'TEMPLATE_INTEGRITY'),
       },
     }),
     async (c) => {
-      const { embedding, max_results } = c.req.valid('json')
+      const { embedding, model, max_results } = c.req.valid('json')
+      requireModel(c.var.db, model)
       const maxResults = max_results ?? c.var.db.tenant.settings.maxResults
 
       const search = await identifyFace(c.var.db, embedding, maxResults)
@@ -225,12 +244,15 @@ export const faces = new OpenAPIHono<AppContext>()
       responses: {
         200: json(EnrolledFace, 'Replaced: the face_id stays'),
         201: json(EnrolledFace, 'Enrolled'),
-        ...problems(...COMMON_PROBLEMS, ...BODY_PROBLEMS),
+        ...problems(...COMMON_PROBLEMS, ...BODY_PROBLEMS, 'MODEL_MISMATCH'),
       },
     }),
     async (c) => {
       const externalId = c.req.valid('param').external_id
-      const { is_new, ...face } = await replaceFace(c.var.db, { externalId, ...toNewFace(c.req.valid('json')) })
+      const replacement = c.req.valid('json')
+      requireModel(c.var.db, replacement.model)
+
+      const { is_new, ...face } = await replaceFace(c.var.db, { externalId, ...toNewFace(replacement) })
       return c.json(toEnrolledFace(face), is_new ? 201 : 200)
     },
   )
@@ -275,6 +297,12 @@ export const faces = new OpenAPIHono<AppContext>()
 
 function faceNotFound(): Problem {
   return new Problem('FACE_NOT_FOUND', 'Check the external_id, or enroll the person first.')
+}
+
+/** @throws Problem MODEL_MISMATCH when the client names another model than the tenant's */
+function requireModel({ tenant }: TenantDatabase, model: string | undefined): void {
+  if (model === undefined || model === tenant.settings.model.id) return
+  throw new Problem('MODEL_MISMATCH', `Send an embedding of ${tenant.settings.model.id}.`)
 }
 
 function toNewFace({ embedding, metadata, quality_score }: z.infer<typeof Replacement>) {

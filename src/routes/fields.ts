@@ -57,6 +57,18 @@ export const EmbeddingField = z
     description: 'The L2-normalized embedding: 512 numbers, or base64 of 512 little-endian float32.',
   })
 
+/** The recognizer that made an embedding: two of different models are never compared. */
+export const ModelField = z
+  .string()
+  .min(1)
+  .max(100)
+  .openapi({
+    description:
+      "The recognizer that made the embedding, as the tenant's settings name it. Where it is another than the tenant's, " +
+      'the request is refused with MODEL_MISMATCH instead of comparing what cannot be compared.',
+    example: 'arcface-512@1',
+  })
+
 /** Free for the client; kept and given back as JavaScript reads it (numbers are IEEE 754 doubles). */
 export const MetadataField = z
   .custom<Record<string, unknown>>((value) => typeof value === 'object' && value !== null && !Array.isArray(value), {

@@ -2,6 +2,7 @@
 import { createRoute, OpenAPIHono, z } from '@hono/zod-openapi'
 import { pepper } from '../auth/authenticate.ts'
 import { findReadiness } from '../db/readiness.ts'
+import { masterKeys } from '../db/template-keys.ts'
 import type { AppContext } from '../env.ts'
 import { Problem } from '../problem.ts'
 import { json, problems } from './fields.ts'
@@ -35,8 +36,9 @@ export const health = new OpenAPIHono<AppContext>()
       },
     }),
     async (c) => {
-      // without it every credential would be answered 503
+      // without it every credential would be answered 503; without these, every face
       await pepper(c.env)
+      await masterKeys(c.env)
       const readiness = await findReadiness(c.env, c.var.trace)
       const failed = Object.entries(readiness).flatMap(([check, passed]) => (passed ? [] : [check]))
       if (failed.length > 0) throw new Problem('NOT_READY', `Failed: ${failed.join(', ')}.`)

@@ -4,6 +4,7 @@ import { createRoute, OpenAPIHono, z } from '@hono/zod-openapi'
 import { ENVIRONMENTS, generateApiKey, hashApiKey, toPrefix } from '../auth/api-key.ts'
 import { forgetTenant, pepper } from '../auth/authenticate.ts'
 import { requiresOperator } from '../auth/operator.ts'
+import { wrapNewTemplateKey } from '../db/template-keys.ts'
 import {
   changeTenant,
   createTenant,
@@ -70,7 +71,11 @@ export const operatorTenants = new OpenAPIHono<AppContext>()
     }),
     async (c) => {
       const { name, environment, settings = null } = c.req.valid('json')
-      return c.json(toTenantAnswer(await createTenant(c.var.operator, name, environment, settings)), 201)
+      const id = crypto.randomUUID()
+      const wrappedKey = await wrapNewTemplateKey(c.env, id)
+
+      const tenant = await createTenant(c.var.operator, id, wrappedKey, name, environment, settings)
+      return c.json(toTenantAnswer(tenant), 201)
     },
   )
   .openapi(

@@ -309,7 +309,12 @@ function toCandidates(table: Table, column: Column, serial: number): (string | n
   const literals = definitions.flatMap(({ definition }) =>
     [...definition.matchAll(/'((?:[^']|'')*)'/g)].map(([, text = '']) => text.replaceAll("''", "'")),
   )
-  const values = valuesOf(table, column, serial, literals)
+  const lengths = definitions.flatMap(({ definition }) =>
+    [...definition.matchAll(/octet_length\((\w+)\) = (\d+)/g)].flatMap(([, name, length]) =>
+      name === column.name ? Number(length) : [],
+    ),
+  )
+  const values = valuesOf(table, column, serial, literals, lengths)
   if (column.isNotNull) return values
   // a moment that may be null has not come yet: no key is revoked, no tenant is being erased
   return column.type.startsWith('timestamp') ? [null, ...values] : [...values, null]
@@ -320,6 +325,7 @@ function valuesOf(
   { name, type, enumLabels, hasDefault }: Column,
   serial: number,
   literals: string[],
+  lengths: number[],
 ): string[] {
   if (enumLabels.length > 0) return enumLabels
   const [, kind = '', size = ''] = /^([a-z ]+?)(?:\((\d+)[,\d]*\))?( with(?:out)? time zone)?(\[\])?$/.exec(type) ?? []
@@ -338,6 +344,9 @@ function valuesOf(
     case 'smallint':
     case 'integer':
     case 'bigint':
+      // a number in a key is another one in each row
+      if (table.keys.some(({ columns }) => columns.includes(name))) return [String(1 + (serial % 30_000))]
+      return ['1', '0']
     case 'numeric':
     case 'real':
     case 'double precision':
@@ -349,7 +358,8 @@ function valuesOf(
     case 'jsonb':
       return ['{}', `{"sample": ${serial}}`, '[]']
     case 'bytea':
-      return [32, 16, 12, 64].map((length) => `\\x${randomBytes(length).toString('hex')}`)
+      // sealed copies and wrapped keys begin with their format and a number, both 1 here
+      return [...lengths, 32, 16, 12, 64].map((length) => `\\x010001${randomBytes(length - 3).toString('hex')}`)
     case 'bit':
       return [serial.toString(2).padStart(Number(size), '0')]
     case 'vector':

@@ -131,6 +131,8 @@ function toCall({ name, parameters }: OwnFunction, given: Arguments): Query {
         return '1'
       case 'boolean':
         return 'false'
+      case 'integer[]':
+        return '{1,2,3}'
       case 'text[]':
         return `{"${given.text}"}`
       case 'uuid[]':
@@ -374,12 +376,15 @@ describe('what is not a table', () => {
   attack([34], 'no number counts what others have: there is no sequence, and ids are random', async () => {
     const sequences = await stage.database.connection.query("select from pg_class where relkind = 'S'")
     expect(sequences).toEqual([])
-    for (const { name, keys, columns } of stage.ofTenants()) {
-      const counted = columns.filter(
-        (column) => keys.some((key) => key.columns.includes(column.name)) && /int|serial/.test(column.type),
+    const counted = stage
+      .ofTenants()
+      .flatMap(({ name, keys, columns }) =>
+        columns
+          .filter((column) => keys.some((key) => key.columns.includes(column.name)) && /int|serial/.test(column.type))
+          .map((column) => `${name}.${column.name}`),
       )
-      expect(counted, name).toEqual([])
-    }
+    // the first key of every tenant has the version 1
+    expect(counted).toEqual(['vault.template_keys.version'])
   })
 
   attack([35], 'nothing goes through what all tenants share: large objects, notifications, locks', async () => {
@@ -570,7 +575,7 @@ describe('the login', () => {
   })
 
   attack([52], 'adds to the own audit and metering, and changes or deletes nothing of it', async () => {
-    const written = ['verifications', 'identifications', 'usage_events']
+    const written = ['verifications', 'identifications', 'integrity_events', 'usage_events']
     for (const name of [...written, 'usage_records', 'face_counts', 'admin_events']) {
       const table = stage.find(name)
       const column = quote(findChanged(table).name)

@@ -15,21 +15,26 @@ import { registerMigrations } from '../../scripts/database/commands/migrations.t
 import { type Connection, connectNative } from '../../scripts/database/connection.ts'
 import { DEVELOPMENT_PASSWORDS } from '../../scripts/database/development.ts'
 import { type EmbeddingFile, type FileRow, openEmbeddingFile } from '../../scripts/database/embedding-files.ts'
-import { findVectorArray, type ImportTotals, importFaces, type Reject, toFace } from '../../scripts/database/import.ts'
+import { type ImportTotals, importFaces, type Reject, toFace } from '../../scripts/database/import.ts'
 import { migrate } from '../../scripts/database/migrate.ts'
 import { seedFaces, seedTenant } from '../../scripts/database/seed.ts'
 import { toTarget } from '../../scripts/database/target.ts'
+import { findTemplateKeys } from '../../scripts/database/template-keys.ts'
 import { findKey, findTenant, listKeys, listTenants, revokeKey, rotateKey } from '../../scripts/database/tenants.ts'
 import { CommandError, EXIT } from '../../scripts/database/terminal.ts'
 import { asOwner, asTenant } from '../../scripts/database/transaction.ts'
+import { findVectorArray } from '../../scripts/database/vector-array.ts'
 import { generateGallery } from '../../scripts/gallery.ts'
 import { createApiKey, createTenant } from '../../scripts/provision.ts'
 import { hashApiKey, isApiKey, SCOPES, toPepper } from '../../src/auth/api-key.ts'
 import { enrollFace } from '../../src/db/faces.ts'
-import type { TenantDatabase } from '../../src/db/tenant.ts'
 import { isFault, toEmbedding } from '../../src/face/embedding.ts'
-import { toSettings } from '../../src/settings.ts'
+import { rotationOf } from '../../src/face/protection/keyring.ts'
+import { fromBase64 } from '../../src/face/protection/octets.ts'
+import { rotate } from '../../src/face/protection/rotation.ts'
+import { open } from '../../src/face/protection/sealed-copy.ts'
 import { createDatabase, type FreshDatabase, needsNative } from './database.ts'
+import { masterKeys, openDoor } from './tenant-door.ts'
 
 const PEPPER = 'a pepper that only this test file knows'
 const MODEL = 'arcface-512@1'
@@ -118,7 +123,7 @@ async function readFaults(path: string, ids?: string): Promise<[number, string][
 }
 
 function makeTenant(name = `tenant ${randomBytes(4).toString('hex')}`): Promise<string> {
-  return createTenant(database.connection, name, 'test')
+  return createTenant(database.connection, masterKeys, name, 'test')
 }
 
 interface Run {
@@ -134,12 +139,12 @@ async function importInto(
   const { isReplacing = false, batchSize = 1000, connection = database.connection, isDryRun = false } = options
   const rejects: Reject[] = []
   const toVectorArray = await findVectorArray(connection, database.isNative)
-  const totals = await importFaces(connection, toVectorArray, file, {
-    tenantId,
-    model: MODEL,
+  const findKeys = () => findTemplateKeys(connection, masterKeys, tenantId, MODEL)
+  const totals = await importFaces(connection, file, {
+    gallery: isDryRun ? null : { tenantId, keys: await findKeys(), model: MODEL, toVectorArray },
+    findKeys,
     isReplacing,
     batchSize,
-    isDryRun,
     onRows: () => {},
     onReject: async (reject) => void rejects.push(reject),
   })
@@ -150,13 +155,39 @@ async function importCsv(tenantId: string, rows: (string | number)[][], options?
   return importInto(tenantId, await openEmbeddingFile(await write('faces.csv', toCsv(rows))), options)
 }
 
-/** What is stored of a tenant's faces, but for ids and times. */
-function readGallery(tenantId: string) {
-  return database.connection.query<Record<string, unknown>>(
-    `select external_id, encode(vector_send(embedding), 'hex') as embedding, code::text, model, metadata, quality_score::text
+/** What is enrolled of a tenant's faces, but for ids and times: the embeddings as the sealed copies have them. */
+async function readGallery(tenantId: string): Promise<Record<string, unknown>[]> {
+  const rows = await database.connection.query<{
+    external_id: string
+    model: string
+    vector: string
+    template_id: string
+    sealed: string
+  }>(
+    `select external_id, model, metadata, quality_score::text, embedding::text as vector, template_id,
+      encode(sealed, 'base64') as sealed
     from faces where tenant_id = $1 order by external_id`,
     [tenantId],
   )
+  if (rows.length === 0) return []
+  const [keyring] = await findTemplateKeys(database.connection, masterKeys, tenantId, MODEL)
+  return Promise.all(
+    rows.map(async ({ vector, template_id, sealed, ...row }) => {
+      const face = { templateId: template_id, externalId: row.external_id, model: row.model }
+      const embedding = await open(keyring, face, fromBase64(sealed))
+      if (embedding === 'not opened') throw new Error(`the sealed copy of ${row.external_id} does not open`)
+      // what a search finds it by
+      expect(Float32Array.from(JSON.parse(vector))).toEqual(rotate(rotationOf(keyring, row.model), embedding))
+      return { ...row, embedding }
+    }),
+  )
+}
+
+/** The rows themselves, to see that nothing has touched them. */
+async function readFaceRows(tenantId: string): Promise<unknown[]> {
+  return database.connection.query('select to_jsonb(f) as row from faces f where tenant_id = $1 order by external_id', [
+    tenantId,
+  ])
 }
 
 async function countUsage(tenantId: string): Promise<Record<string, number>> {
@@ -167,25 +198,15 @@ async function countUsage(tenantId: string): Promise<Record<string, number>> {
   return Object.fromEntries(rows.map(({ kind, events }) => [kind, events]))
 }
 
-/** The door of the Worker, for the functions of src/db/ that enroll. */
-function openDoor(tenantId: string): TenantDatabase {
-  const door = {
-    tenant: { id: tenantId, settings: toSettings({}) },
-    sql: (strings: TemplateStringsArray, ...values: unknown[]) => ({
-      text: strings.reduce((text, part, index) => `${text}$${index}${part}`),
-      values,
-    }),
-    run: ({ text, values }: { text: string; values: unknown[] }) =>
-      asTenant(database.connection, tenantId, () => database.connection.query(text, values)),
-  }
-  // all that `enrollFace` uses of it
-  return door as unknown as TenantDatabase
-}
-
 async function enrollByApi(tenantId: string, externalId: string, input: unknown): Promise<void> {
   const embedding = toEmbedding(input)
   if (isFault(embedding)) throw new RangeError(embedding.detail)
-  await enrollFace(openDoor(tenantId), { externalId, embedding, metadata: { sector: 'é' }, qualityScore: 0.87654321 })
+  const { connection } = database
+  const keys = await findTemplateKeys(connection, masterKeys, tenantId, MODEL)
+  const door = openDoor(tenantId, keys, (text, parameters) =>
+    asTenant(connection, tenantId, () => connection.query(text, parameters)),
+  )
+  await enrollFace(door, { externalId, embedding, metadata: { sector: 'é' }, qualityScore: 0.87654321 })
 }
 
 describe('a CSV file', () => {
@@ -544,13 +565,13 @@ describe('an import', () => {
     const tenantId = await makeTenant()
     const rows = PEOPLE.map(({ name }, person) => [name, ...faceOf(person)])
     await importCsv(tenantId, rows)
-    const before = await readGallery(tenantId)
+    const before = await readFaceRows(tenantId)
     for (const isReplacing of [false, true]) {
       const { totals, rejects } = await importCsv(tenantId, rows, { isReplacing, batchSize: 11 })
       expect(totals).toEqual({ read: 40, enrolled: 0, replaced: 0, skipped: 40, rejected: 0 })
       expect(rejects).toEqual([])
     }
-    expect(await readGallery(tenantId)).toEqual(before)
+    expect(await readFaceRows(tenantId)).toEqual(before)
     expect(await countUsage(tenantId)).toEqual({ registration: 40 })
   })
 
@@ -560,7 +581,7 @@ describe('an import', () => {
     await importCsv(tenantId, [['bob', ...faceOf(1)]])
     const ids = () =>
       database.connection.query('select id from faces where tenant_id = $1 order by external_id', [tenantId])
-    const before = [await readGallery(tenantId), await ids()]
+    const before = [await readFaceRows(tenantId), await ids()]
     const rows = [
       ['ada', ...faceOf(0, 1)],
       ['bob', ...faceOf(1)],
@@ -575,7 +596,7 @@ describe('an import', () => {
         reason: 'external_id: Is enrolled already, with another embedding. --replace replaces it.',
       },
     ])
-    expect([await readGallery(tenantId), await ids()]).toEqual(before)
+    expect([await readFaceRows(tenantId), await ids()]).toEqual(before)
 
     const { totals } = await importCsv(tenantId, rows, { isReplacing: true })
     expect(totals).toEqual({ read: 3, enrolled: 1, replaced: 1, skipped: 1, rejected: 0 })
@@ -614,7 +635,7 @@ describe('an import', () => {
       const first = await importCsv(tenantId, rows, { batchSize })
       expect(first.totals).toEqual({ read: 5, enrolled: 3, replaced: 0, skipped: 1, rejected: 1 })
       expect(first.rejects).toMatchObject([{ place: 6, externalId: 'ada' }])
-      const stored = await readGallery(tenantId)
+      const stored = await readFaceRows(tenantId)
 
       for (let run = 0; run < 2; run++) {
         const again = await importCsv(tenantId, rows, { batchSize, isReplacing: true })
@@ -627,7 +648,7 @@ describe('an import', () => {
           },
         ])
       }
-      expect(await readGallery(tenantId)).toEqual(stored)
+      expect(await readFaceRows(tenantId)).toEqual(stored)
       expect(await countUsage(tenantId)).toEqual({ registration: 3 })
     },
   )
@@ -693,10 +714,10 @@ describe('an import', () => {
   it('stays in its tenant: a rival with the same names neither hinders it nor is changed', async () => {
     const [tenantId, rival] = [await makeTenant(), await makeTenant()]
     await importCsv(rival, [['ada', ...faceOf(0)]])
-    const before = await readGallery(rival)
+    const before = await readFaceRows(rival)
     const { totals } = await importCsv(tenantId, [['ada', ...faceOf(1)]], { isReplacing: true })
     expect(totals).toMatchObject({ enrolled: 1, replaced: 0 })
-    expect(await readGallery(rival)).toEqual(before)
+    expect(await readFaceRows(rival)).toEqual(before)
     expect(await countUsage(rival)).toEqual({ registration: 1 })
   })
 
@@ -727,7 +748,7 @@ describe('a seeded tenant', () => {
   beforeAll(async () => {
     const { connection } = database
     const toVectorArray = await findVectorArray(connection, database.isNative)
-    const made = await seedTenant(connection, toVectorArray, PEPPER, PLAN, 1, () => {})
+    const made = await seedTenant(connection, toVectorArray, { pepper: PEPPER, masterKeys }, PLAN, 1, () => {})
     if (!made) throw new RangeError('nothing was seeded')
     seeded = made
   })
@@ -790,7 +811,9 @@ describe('a seeded tenant', () => {
 
   it('is not made twice', async () => {
     const toVectorArray = await findVectorArray(database.connection, database.isNative)
-    expect(await seedTenant(database.connection, toVectorArray, PEPPER, PLAN, 1, () => {})).toBeNull()
+    expect(
+      await seedTenant(database.connection, toVectorArray, { pepper: PEPPER, masterKeys }, PLAN, 1, () => {}),
+    ).toBeNull()
     expect((await listTenants(database.connection)).filter(({ name }) => name === PLAN.name)).toHaveLength(1)
   })
 
@@ -798,7 +821,7 @@ describe('a seeded tenant', () => {
     const tenantId = await makeTenant()
     const toVectorArray = await findVectorArray(database.connection, database.isNative)
     for (const expected of [501, 504]) {
-      await seedFaces(database.connection, toVectorArray, tenantId, expected === 501 ? 501 : 3, () => {})
+      await seedFaces(database.connection, toVectorArray, masterKeys, tenantId, expected === 501 ? 501 : 3, () => {})
       expect(await findTenant(database.connection, tenantId)).toMatchObject({ faces: expected })
     }
     expect(await countUsage(tenantId)).toEqual({ registration: 504 })

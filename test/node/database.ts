@@ -77,5 +77,8 @@ export function needsNative(context: TestContext, database: FreshDatabase, reaso
   context.skip(reason)
 }
 
+/** What a row of faces under key 1 takes for a sealed copy, and no key opens. */
+export const UNOPENED = Buffer.concat([Buffer.from([1, 0, 1]), Buffer.alloc(2_076)])
+
 // the same description that backups are checked with
 export { describeCatalog, type Kind } from '../../scripts/database/catalog.ts'

@@ -17,7 +17,7 @@ import { createDatabase } from './database.ts'
 const ROOT = join(import.meta.dirname, '../..')
 const isNative = process.env['DATABASE_URL'] !== undefined
 if (!isNative)
-  console.log('skipped: the commands of docs/database.md are run on native PostgreSQL only (set DATABASE_URL)')
+  console.log('skipped: the commands of the guides for operators are run on native PostgreSQL only (set DATABASE_URL)')
 
 async function listDocuments(): Promise<string[]> {
   const folders = ['.', 'docs']
@@ -85,14 +85,17 @@ describe('the documents', () => {
     }
   })
 
-  it.skipIf(!isNative)(
-    'show commands in the guide for operators that work, in that order',
-    async () => {
-      const text = await readFile(join(ROOT, 'docs/database.md'), 'utf8')
+  it.skipIf(!isNative).each([
+    ['docs/database.md', 30],
+    ['docs/keys.md', 10],
+  ])(
+    'show commands in the guide for operators that work, in that order: %s',
+    async (guide, least) => {
+      const text = await readFile(join(ROOT, guide), 'utf8')
       const commands = [...text.matchAll(/```console\n([\s\S]*?)```/g)].flatMap(([, block = '']) =>
         [...block.matchAll(/^\$ (.+)$/gm)].map(([, command = '']) => command),
       )
-      expect(commands.length).toBeGreaterThan(30)
+      expect(commands.length).toBeGreaterThan(least)
       const databases = [await createDatabase(), await createDatabase()]
       const [main, restored] = databases
       const home = await mkdtemp(join(tmpdir(), 'rekko-documents-'))
@@ -120,10 +123,13 @@ describe('the documents', () => {
     240_000,
   )
 
-  it('name the same commands in both languages', async () => {
+  it.each([
+    ['docs/database.md', 'docs/banco-de-dados.md'],
+    ['docs/keys.md', 'docs/chaves.md'],
+  ])('name the same commands in both languages: %s', async (english, portuguese) => {
     const read = async (document: string) =>
       [...(await readFile(join(ROOT, document), 'utf8')).matchAll(/^\$ (.+)$/gm)].map(([, command]) => command)
-    expect(await read('docs/banco-de-dados.md')).toEqual(await read('docs/database.md'))
+    expect(await read(portuguese)).toEqual(await read(english))
   })
 
   it('show requests in the README that work as they are pasted', async () => {
@@ -135,7 +141,7 @@ describe('the documents', () => {
     const pepper = randomBytes(32).toString('base64')
     const service = await startService({}, (await findFreePort(0)) ?? 0, pepper, () => {})
     try {
-      const tenant = await createTenant(service.admin, 'Readers', 'test')
+      const tenant = await createTenant(service.admin, service.masterKeys, 'Readers', 'test')
       const key = await createApiKey(service.admin, pepper, tenant, 'test', 'a reader', SCOPES)
       const script = (commands ?? '').replaceAll('http://127.0.0.1:8787', service.url)
       const { stdout } = await promisify(execFile)('bash', ['-euc', script], {

@@ -1,6 +1,7 @@
 // Proves what `status`, `psql`, `doctor`, `stats` and `index` say: each check of doctor finds what was broken and is
-// content again when it is mended. Fake: the faces, which are random directions; psql and docker where a test
-// says so; and the facts of the server and its logins, which a test must not change for everybody.
+// content again when it is mended. Fake: the faces, which are random directions, or generated people where they are to
+// be opened; psql and docker where a test says so; and the facts of the server and its logins, which a test must not
+// change for everybody.
 import { execFile } from 'node:child_process'
 import { access, chmod, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -20,13 +21,28 @@ import {
   judgeServer,
   judgeVacuum,
 } from '../../scripts/database/doctor.ts'
+import { enrollFaces } from '../../scripts/database/import.ts'
 import { migrate } from '../../scripts/database/migrate.ts'
 import { isBefore } from '../../scripts/database/server.ts'
 import { readStatistics, SECTION_NAMES } from '../../scripts/database/statistics.ts'
 import { type Target, toTarget } from '../../scripts/database/target.ts'
+import {
+  addTemplateKey,
+  findTemplateKeys,
+  initTemplateKeys,
+  listStoredKeys,
+} from '../../scripts/database/template-keys.ts'
 import { advise, tuneIndex } from '../../scripts/database/tenant-index.ts'
 import { CommandError, EXIT, Terminal, toCount } from '../../scripts/database/terminal.ts'
-import { createDatabase, type FreshDatabase, needsNative } from './database.ts'
+import { asOwner, asTenant } from '../../scripts/database/transaction.ts'
+import { fillVault } from '../../scripts/database/vault.ts'
+import { toVectorTexts } from '../../scripts/database/vector-array.ts'
+import { generateGallery } from '../../scripts/gallery.ts'
+import { isFault, toEmbedding } from '../../src/face/embedding.ts'
+import { unwrapDataSecret, wrapDataSecret } from '../../src/face/protection/data-secret.ts'
+import { toMasterKeys } from '../../src/face/protection/master-keys.ts'
+import { createDatabase, type FreshDatabase, needsNative, UNOPENED } from './database.ts'
+import { masterKeys } from './tenant-door.ts'
 
 const TENANT = '10000000-0000-4000-8000-000000000001'
 const RIVAL = '20000000-0000-4000-8000-000000000002'
@@ -48,6 +64,7 @@ beforeAll(async () => {
     ...[TENANT, 'a gallery'],
     ...[RIVAL, 'a rival'],
   ])
+  await initTemplateKeys(database.connection, masterKeys)
 })
 
 afterAll(async () => {
@@ -102,7 +119,7 @@ describe('doctor', () => {
     expect(findings.filter(({ level }) => level === 'problem')).toEqual([])
     const skipped = findings.filter(({ level }) => level === 'skipped').map(({ check }) => check)
     expect(skipped).toEqual(database.isNative ? [] : ['durability', 'parameter logging', 'pg_stat_statements'])
-    expect(findings.length).toBeGreaterThanOrEqual(14)
+    expect(findings.length).toBeGreaterThanOrEqual(15)
   })
 
   it.each([
@@ -215,13 +232,13 @@ describe('doctor', () => {
   })
 
   it('finds a pooled URL, and leaves to Neon what Neon does', async () => {
-    const neon = (host: string) => toTarget(`postgres://somebody:secret@${host}/rekko?sslmode=require`, undefined)
+    const neon = (host: string) => toTarget(`postgres://somebody:${PASSWORD}@${host}/rekko?sslmode=require`, undefined)
     const pooled = neon('ep-cool-rain-123-pooler.eu-central-1.aws.neon.tech')
     const direct = neon('ep-cool-rain-123.eu-central-1.aws.neon.tech')
     expect(await look('direct connection', database.connection, pooled)).toMatchObject([{ level: 'problem' }])
     expect(await look('direct connection', database.connection, direct)).toMatchObject([{ level: 'ok' }])
     expect(await look('durability', database.connection, direct)).toMatchObject([{ level: 'skipped' }])
-    expect(JSON.stringify(await examine(database.connection, pooled))).not.toContain('secret')
+    expect(JSON.stringify(await examine(database.connection, pooled))).not.toContain(PASSWORD)
   })
 
   it('goes on after what it may not look at, and does not trust counts of a login that sees no rows', async (context) => {
@@ -238,6 +255,10 @@ describe('doctor', () => {
       says: expect.stringMatching(/^could not be looked at: /),
     })
     expect(of('face counts')?.level).toBe('skipped')
+    expect(of('template keys')).toMatchObject({
+      level: 'problem',
+      says: expect.stringMatching(/^could not be looked at: /),
+    })
     expect(of('indexes')?.level).toBe('ok')
   })
 
@@ -252,6 +273,7 @@ describe('doctor', () => {
       mend: 'scripts/db.sh up',
     })
     expect(findings.find(({ check }) => check === 'isolation')?.level).toBe('skipped')
+    expect(findings.find(({ check }) => check === 'template keys')?.level).toBe('skipped')
     expect(findings.find(({ check }) => check === 'indexes')?.level).toBe('ok')
   })
 
@@ -266,6 +288,358 @@ describe('doctor', () => {
     expect(ill.code).toBe(EXIT.findings)
     expect(ill.stdout).toMatch(/^✗ isolation +L08 table faces row-level security does not bind its owner$/m)
     expect(ill.stdout).toMatch(/^ +to mend: alter table faces force row level security$/m)
+  })
+})
+
+describe('doctor, of template keys', () => {
+  const KEYED = '40000000-0000-4000-8000-000000000004'
+  const OTHER = '50000000-0000-4000-8000-000000000005'
+  const MODEL = 'arcface-512@1'
+  const ELSEWHERE = toTarget('postgres://somebody:secret@db.example.com/rekko', undefined)
+  let keyed: FreshDatabase
+  let here: Target
+
+  beforeAll(async () => {
+    vi.stubEnv('TEMPLATE_MASTER_KEYS', undefined)
+    keyed = await createDatabase()
+    here = keyed.isNative ? toTarget(keyed.url, undefined) : { kind: 'embedded', folder: 'memory' }
+    await migrate(keyed.connection)
+    await keyed.connection.query("insert into tenants (id, name) values ($1, 'keyed'), ($2, 'other')", [KEYED, OTHER])
+    await initTemplateKeys(keyed.connection, masterKeys)
+    await enroll(KEYED, 4)
+    await enroll(OTHER, 2)
+  })
+  afterAll(async () => {
+    vi.unstubAllEnvs()
+    await keyed.drop()
+  })
+
+  async function enroll(tenantId: string, people: number) {
+    const keys = await findTemplateKeys(keyed.connection, masterKeys, tenantId, MODEL)
+    const faces = generateGallery(people, 1, 1).map(({ name, samples: [sample] }) => {
+      const embedding = toEmbedding(sample)
+      if (isFault(embedding)) throw new RangeError(embedding.detail)
+      return { externalId: name, embedding, metadata: {}, qualityScore: null }
+    })
+    const gallery = { tenantId, keys, model: MODEL, toVectorArray: toVectorTexts }
+    await asTenant(keyed.connection, tenantId, () => enrollFaces(keyed.connection, gallery, faces))
+  }
+
+  async function look(where: Target = here, connection: Connection = keyed.connection) {
+    return (await examine(connection, where)).filter(({ check }) => check === 'template keys')
+  }
+
+  /** What it says after `broken`, and that it is content before and after. */
+  async function afterwards(broken: () => Promise<unknown>, mend: () => Promise<unknown>, where: Target = here) {
+    expect((await look()).map(({ level }) => level)).toEqual(['ok'])
+    await broken()
+    try {
+      return await look(where)
+    } finally {
+      await mend()
+      expect((await look()).map(({ level }) => level)).toEqual(['ok'])
+    }
+  }
+
+  const execute = (script: string) => () => keyed.connection.execute(script)
+  const setMasters = async (numbers: Record<number, string>) =>
+    vi.stubEnv(
+      'TEMPLATE_MASTER_KEYS',
+      Object.entries(numbers)
+        .map(([number, secret]) => `${number}:${Buffer.from(secret).toString('base64')}`)
+        .join(','),
+    )
+  const unsetMasters = async () => vi.stubEnv('TEMPLATE_MASTER_KEYS', undefined)
+  const DEVELOPMENT = 'known to everybody: development!'
+  const SECRET = 'thirty-two bytes of this test ..'
+
+  /** Wraps the keys of all tenants with another master key; answers how to take it back. */
+  async function rewrap(number: number, secret: string): Promise<() => Promise<unknown>> {
+    const secrets = [[0xffff, DEVELOPMENT] as const, [number, secret] as const]
+    const masters = await toMasterKeys(
+      new Map(secrets.map(([each, text]) => [each, Uint8Array.from(Buffer.from(text))])),
+    )
+    const stored = await asOwner(keyed.connection, () => listStoredKeys(keyed.connection, null))
+    const write = (tenantId: string, version: number, wrapped: Uint8Array | null) =>
+      keyed.connection.query('update vault.template_keys set wrapped = $3 where tenant_id = $1 and version = $2', [
+        ...[tenantId, version, wrapped && Buffer.from(wrapped)],
+      ])
+    for (const { tenantId, version, wrapped } of stored) {
+      if (!wrapped) continue
+      const opened = await unwrapDataSecret(masters, { tenantId, version }, wrapped)
+      await write(tenantId, version, await wrapDataSecret(masters, number, { tenantId, version }, opened))
+    }
+    return async () => {
+      for (const { tenantId, version, wrapped } of stored) await write(tenantId, version, wrapped)
+    }
+  }
+
+  it('is content where every tenant has its key, keys open, and faces are what they were', async () => {
+    expect(await look()).toEqual([
+      {
+        ...{ check: 'template keys', level: 'ok', mend: null },
+        says: 'every tenant has its key; 2 keys and 6 faces that chance picked were opened',
+      },
+    ])
+  })
+
+  it('leaves the session as it was: the administrator’s, and outside of any tenant', async () => {
+    await look()
+    const [session] = await keyed.connection.query<{ role: string; tenant: string | null }>(
+      `select current_user as role, nullif(current_setting('app.current_tenant_id', true), '') as tenant`,
+    )
+    expect(session).toEqual({ role: keyed.admin.role, tenant: null })
+  })
+
+  it('finds tenants without a key, not those that are being erased, and names the first of many', async () => {
+    const insert = (count: number) =>
+      keyed.connection.query(
+        `insert into tenants (id, name) select ('60000000-0000-4000-8000-' || lpad(n::text, 12, '0'))::uuid, 'keyless'
+        from generate_series(1, $1::int) n`,
+        [count],
+      )
+    const remove = execute("delete from tenants where name = 'keyless'")
+    expect(await afterwards(() => insert(1), remove)).toMatchObject([
+      {
+        level: 'problem',
+        says: '1 tenant (60000000-0000-4000-8000-000000000001) has no template key, so nobody can be enrolled there',
+        mend: 'scripts/db.sh template-keys init',
+      },
+    ])
+    const [many] = await afterwards(() => insert(1_007), remove)
+    expect(many?.says).toMatch(/^1,007 tenants \((60000000-[-0-9]+, ){4}60000000-[-0-9]+ and 1,002 more\) have no/)
+    const erasing = async () => {
+      await insert(1)
+      await keyed.connection.execute("update tenants set erasure_requested_at = now() where name = 'keyless'")
+    }
+    expect(await afterwards(erasing, remove)).toMatchObject([{ level: 'ok' }])
+  })
+
+  it('finds faces under a key that is not there, and not those of a tenant that is being erased', async () => {
+    const [key] = await keyed.connection.query<{ wrapped: Uint8Array }>(
+      'select wrapped from vault.template_keys where tenant_id = $1',
+      [KEYED],
+    )
+    const bringBack = () =>
+      keyed.connection.query(
+        `insert into vault.template_keys (tenant_id, version, wrapped) values ($1, 1, $2)
+        on conflict (tenant_id, version) do update set wrapped = excluded.wrapped, destroyed_at = null`,
+        [KEYED, Buffer.from(key?.wrapped ?? [])],
+      )
+    const lost = {
+      level: 'problem',
+      says: `4 faces of tenant ${KEYED} are under key 1, which is not there`,
+      mend: 'scripts/db.sh restore --template-keys FILE',
+    }
+    const remove = execute(`delete from vault.template_keys where tenant_id = '${KEYED}'`)
+    // init would make another key, under which none of them opens
+    expect(await afterwards(remove, bringBack)).toMatchObject([lost])
+    const destroy = execute(
+      `update vault.template_keys set wrapped = null, destroyed_at = now() where tenant_id = '${KEYED}'`,
+    )
+    expect(await afterwards(destroy, bringBack)).toMatchObject([lost])
+    const erase = async () => {
+      await destroy()
+      await keyed.connection.execute(`update tenants set erasure_requested_at = now() where id = '${KEYED}'`)
+    }
+    const resume = async () => {
+      await keyed.connection.execute(`update tenants set erasure_requested_at = null where id = '${KEYED}'`)
+      await bringBack()
+    }
+    expect(await afterwards(erase, resume)).toMatchObject([{ level: 'ok' }])
+  })
+
+  it('names the keys with the most faces when many are missing', async () => {
+    const versions = [2, 3, 4, 5, 6, 7, 8]
+    const insert = async () => {
+      for (const version of versions) {
+        const sealed = Buffer.concat([Buffer.from([1, 0, version]), Buffer.alloc(2_076)])
+        await keyed.connection.query(
+          `insert into faces (tenant_id, external_id, embedding, template_id, key_version, sealed, model)
+          select $1, 'stray ' || $2 || ' ' || n, l2_normalize(array_fill(1, array[512])::vector), gen_random_uuid(), $2::int, $3, '${MODEL}'
+          from generate_series(1, $2::int) n`,
+          [OTHER, version, sealed],
+        )
+      }
+    }
+    const findings = await afterwards(insert, execute("delete from faces where external_id like 'stray %'"))
+    expect(findings.map(({ says }) => says)).toEqual([
+      ...[8, 7, 6, 5, 4].map((n) => `${n} faces of tenant ${OTHER} are under key ${n}, which is not there`),
+      'and so are faces under 2 other keys',
+    ])
+  })
+
+  it('warns of a tenant with two live keys', async () => {
+    const findings = await afterwards(
+      () => asOwner(keyed.connection, () => addTemplateKey(keyed.connection, masterKeys, KEYED, 2)),
+      execute('delete from vault.template_keys where version = 2'),
+    )
+    expect(findings).toMatchObject([
+      {
+        level: 'warning',
+        says: `1 tenant (${KEYED}) has two live keys: re-keying was not finished`,
+        mend: 'scripts/db.sh template-keys rekey TENANT, for each',
+      },
+    ])
+  })
+
+  it('warns where the master keys are not known, and that nothing was tried', async () => {
+    const takeBack = await rewrap(1, SECRET)
+    const findings = await look(ELSEWHERE)
+    await takeBack()
+    expect(findings).toMatchObject([
+      { level: 'warning', says: 'TEMPLATE_MASTER_KEYS is not set here, so the keys were not tried' },
+    ])
+  })
+
+  it('finds keys of development on a database of another machine, and not on this one', async () => {
+    expect(await look(ELSEWHERE)).toMatchObject([
+      { level: 'problem', says: expect.stringMatching(/^2 keys are wrapped with the master key of development/) },
+      { level: 'warning' },
+    ])
+  })
+
+  it('finds master keys that are not written right, and does not repeat them', async () => {
+    for (const text of ['1:not a secret', `65535:${Buffer.from(DEVELOPMENT).toString('base64')}`]) {
+      vi.stubEnv('TEMPLATE_MASTER_KEYS', text)
+      const findings = await look(ELSEWHERE)
+      await unsetMasters()
+      expect(findings).toContainEqual(
+        expect.objectContaining({ level: 'problem', says: expect.stringMatching(/^TEMPLATE_MASTER_KEYS /) }),
+      )
+      expect(JSON.stringify(findings)).not.toMatch(/not a secret|a25vd24/)
+    }
+  })
+
+  it('finds keys that do not open, and says which master key they need', async () => {
+    const findings = await afterwards(() => setMasters({ 1: SECRET }), unsetMasters)
+    expect(findings).toMatchObject([
+      {
+        level: 'problem',
+        says: `2 keys of 2 tenants (${KEYED}, ${OTHER}) do not open: master key 65535 is needed, and TEMPLATE_MASTER_KEYS has the numbers 1`,
+      },
+    ])
+    // the right number, and another secret
+    expect(await afterwards(() => setMasters({ 65535: SECRET }), unsetMasters)).toMatchObject([
+      { level: 'problem', says: expect.stringMatching(/^2 keys .* do not open: master key 65535 is needed/) },
+    ])
+  })
+
+  it('warns of keys under an older master key than the newest', async () => {
+    let takeBack = async (): Promise<unknown> => undefined
+    const findings = await afterwards(
+      async () => {
+        takeBack = await rewrap(1, SECRET)
+        await setMasters({ 1: SECRET, 2: SECRET.toUpperCase() })
+      },
+      async () => {
+        await unsetMasters()
+        await takeBack()
+      },
+    )
+    expect(findings).toMatchObject([
+      {
+        level: 'warning',
+        says: '2 keys are wrapped with master key 1, and 2 is the newest',
+        mend: 'scripts/db.sh template-keys rotate-master',
+      },
+    ])
+  })
+
+  it.each([
+    ['a vector', 'embedding = l2_normalize(array_fill(1, array[512])::vector)', 'embedding', 'differs'],
+    ['a sealed copy', 'sealed = set_byte(sealed, 2000, 255 - get_byte(sealed, 2000))', 'sealed', 'not opened'],
+  ])('finds that somebody changed %s', async (_, assignment, column, reason) => {
+    const which = `tenant_id = '${OTHER}' and external_id = (select min(external_id) from faces where tenant_id = '${OTHER}')`
+    const [old] = await keyed.connection.query<{ id: string; old: unknown }>(
+      `select id, ${column === 'embedding' ? 'embedding::text' : column} as old from faces where ${which}`,
+    )
+    const findings = await afterwards(execute(`update faces set ${assignment} where ${which}`), () =>
+      keyed.connection.query(`update faces set ${column} = $2 where id = $1`, [old?.id, old?.old]),
+    )
+    expect(findings).toMatchObject([
+      {
+        level: 'problem',
+        says: `1 of 6 faces that chance picked is not what was enrolled (face ${old?.id} of tenant ${OTHER}: ${reason}): somebody changed faces in the database`,
+      },
+    ])
+  })
+
+  it('finds matches of the last seven days that were not confirmed, and no older ones', async () => {
+    const insert = (tenant: string, age: string) =>
+      keyed.connection.query(
+        `insert into integrity_events (tenant_id, reason, request_id, created_at) values ($1, 'differs', 'r', now() - $2::interval)`,
+        [tenant, age],
+      )
+    const forget = execute('delete from integrity_events')
+    expect(await afterwards(() => insert(KEYED, '7 days 1 minute'), forget)).toMatchObject([{ level: 'ok' }])
+    expect(await afterwards(() => insert(KEYED, '6 days 23 hours'), forget)).toMatchObject([
+      {
+        level: 'problem',
+        says: expect.stringMatching(
+          RegExp(`^1 match was not confirmed by its sealed copy since 20.*Z, of 1 tenant \\(${KEYED}\\): somebody`),
+        ),
+        mend: 'see docs/keys.md',
+      },
+    ])
+    const both = async () => {
+      await insert(KEYED, '1 day')
+      await insert(OTHER, '2 days')
+    }
+    expect((await afterwards(both, forget))[0]?.says).toMatch(/^2 matches were not confirmed .* of 2 tenants \(4.*, 5/)
+  })
+
+  it('finds that the vault is missing', async () => {
+    const stored = await asOwner(keyed.connection, () => listStoredKeys(keyed.connection, null))
+    const findings = await afterwards(execute('drop schema vault cascade'), () =>
+      fillVault(keyed.connection, stored, masterKeys),
+    )
+    expect(findings).toMatchObject([
+      {
+        level: 'problem',
+        says: 'the vault is missing, and every template key with it',
+        mend: 'scripts/db.sh restore --template-keys FILE makes it again and fills it',
+      },
+    ])
+  })
+
+  it('does not ask a schema that had none yet', async () => {
+    const older = await createDatabase()
+    onTestFinished(() => older.drop())
+    await migrate(older.connection, 5)
+    const [finding] = (await examine(older.connection, here)).filter(({ check }) => check === 'template keys')
+    expect(finding).toMatchObject({ level: 'skipped', says: expect.stringMatching(/older than protected templates/) })
+  })
+
+  it('as an administrator whom the policies bind, says what it did not see, and finds what it sees', async (context) => {
+    needsNative(context, database, 'the embedded database has one session, and it is the administrator’s')
+    const role = `health_bound_${process.pid}`
+    await keyed.connection.execute(`
+      create role ${role} login password 'rekko';
+      grant rekko_owner to ${role}; grant rekko_app to ${role} with inherit false, set true;
+      do $$ begin execute format('grant connect on database %I to ${role}', current_database()); end $$`)
+    const url = new URL(keyed.url)
+    url.username = role
+    url.password = 'rekko'
+    const bound = await connectNative(url.href)
+    try {
+      const unseen = { level: 'skipped', says: expect.stringMatching(/^this login is bound by row-level security/) }
+      expect(await look(here, bound)).toMatchObject([unseen])
+      const stored = await asOwner(keyed.connection, () => listStoredKeys(keyed.connection, KEYED))
+      await keyed.connection.query('delete from vault.template_keys where tenant_id = $1', [KEYED])
+      expect(await look(here, bound)).toMatchObject([
+        {
+          level: 'problem',
+          says: `1 tenant (${KEYED}) has faces and no template key, so nobody can be recognized there`,
+          mend: 'scripts/db.sh restore --template-keys FILE',
+        },
+        unseen,
+      ])
+      await fillVault(keyed.connection, stored, masterKeys)
+    } finally {
+      await bound.close()
+      await keyed.connection.execute(`drop owned by ${role}; drop role ${role}`)
+    }
   })
 })
 
@@ -864,11 +1238,11 @@ describe('index', () => {
 
 async function insertFaces(tenant: string, faces: number): Promise<void> {
   await database.connection.query(
-    `insert into faces (tenant_id, external_id, embedding, model)
+    `insert into faces (tenant_id, external_id, embedding, template_id, key_version, sealed, model)
      select $1, 'person ' || person, l2_normalize(
        (select array_agg(random() - 0.5) from generate_series(1, 512) where person > 0)::vector(512)
-     ), 'arcface-512@1'
+     ), gen_random_uuid(), 1, $3, 'arcface-512@1'
      from generate_series(1, $2::int) as person`,
-    [tenant, faces],
+    [tenant, faces, UNOPENED],
   )
 }

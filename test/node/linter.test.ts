@@ -533,7 +533,7 @@ const BREACHES: Breach[] = [
     says: ['table token_issuers has no tenant, and rekko_app may SELECT'],
   },
   ...['UPDATE', 'DELETE'].flatMap((privilege) =>
-    ['verifications', 'identifications', 'usage_events', 'usage_records', 'admin_events'].map(
+    ['verifications', 'identifications', 'integrity_events', 'usage_events', 'usage_records', 'admin_events'].map(
       (table): Breach => ({
         rule: 'L39',
         what: `a right to ${privilege} ${table}`,
@@ -583,6 +583,34 @@ const BREACHES: Breach[] = [
     what: 'tables that are open by default',
     sql: 'alter default privileges for role rekko_owner in schema public grant select on tables to rekko_jobs',
     says: ['default privileges of rekko_owner give rekko_jobs SELECT on every new table'],
+  },
+  ...['rekko_app', 'rekko_operator', 'rekko_jobs', 'rekko_backup'].map(
+    (role): Breach => ({
+      rule: 'L51',
+      what: `${role} in the vault`,
+      sql: `grant usage on schema vault to ${role}`,
+      says: [`schema vault gives USAGE to ${role}`],
+    }),
+  ),
+  {
+    rule: 'L51',
+    what: 'a login that reads wrapped keys, its own tenant’s only',
+    sql: 'grant select on vault.template_keys to rekko_app',
+    says: ['table vault.template_keys may be reached by rekko_app: SELECT'],
+  },
+  {
+    rule: 'L51',
+    what: 'a login that writes a key',
+    sql: 'grant insert (tenant_id, version, wrapped) on vault.template_keys to rekko_app',
+    says: ['tenant_id', 'version', 'wrapped'].map(
+      (column) => `table vault.template_keys may be reached by rekko_app: INSERT (${column})`,
+    ),
+  },
+  {
+    rule: 'L51',
+    what: 'a backup that carries the keys',
+    sql: 'grant select on vault.template_keys to rekko_backup',
+    says: ['table vault.template_keys may be reached by rekko_backup: SELECT'],
   },
   {
     rule: 'L45',
@@ -766,6 +794,12 @@ describe('an exception', () => {
     ['a policy that says more', 'alter policy api_keys_owner_update on api_keys using (true)', 'L13'],
     ['a function that more may call', 'grant execute on function roll_up_usage(integer) to rekko_app', 'L27'],
     ['a column more that may be changed', 'grant update (tenant_id) on faces to rekko_app', 'L39'],
+    [
+      'a policy of the vault that says more',
+      'alter policy template_keys_owner_update on vault.template_keys using (destroyed_at is null)',
+      'L13',
+    ],
+    ['keys that the operator may ask for', 'grant execute on function list_template_keys() to rekko_operator', 'L27'],
   ])('is for what was reviewed only: %s is found, and the exception too', async (_, sql, rule) => {
     expect(problemsOf(await lintAfter(sql)).map((finding) => finding.rule)).toEqual([rule, STALE.id])
   })

@@ -1,14 +1,23 @@
 // Proves the migrations and their runner: up, down and up again; a failure that leaves nothing but the mark;
-// an installation of version 1 that keeps its rows. Fake: the broken migrations, in a folder of their own.
-import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises'
+// an installation of version 1 that keeps its rows; faces that were enrolled in clear, and are protected on the way.
+// Fake: the broken migrations, in a folder of their own; the faces, which are random directions.
+import { cp, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest'
 import { bootstrap } from '../../scripts/database/bootstrap.ts'
 import { DEVELOPMENT_PASSWORDS } from '../../scripts/database/development.ts'
-import { findVersion, listMigrations, MIGRATIONS, migrate } from '../../scripts/database/migrate.ts'
+import { findVersion, forceVersion, listMigrations, MIGRATIONS, migrate } from '../../scripts/database/migrate.ts'
+import { PROTECTING_VERSION, type Protection } from '../../scripts/database/protection.ts'
+import { findTemplateKeys } from '../../scripts/database/template-keys.ts'
+import { CommandError } from '../../scripts/database/terminal.ts'
 import { SCHEMA_VERSION } from '../../src/db/readiness.ts'
-import { createDatabase, describeCatalog, type FreshDatabase, needsNative } from './database.ts'
+import { toEmbedding } from '../../src/face/embedding.ts'
+import { toMasterKeys } from '../../src/face/protection/master-keys.ts'
+import { fromBase64 } from '../../src/face/protection/octets.ts'
+import { open } from '../../src/face/protection/sealed-copy.ts'
+import { createDatabase, describeCatalog, type FreshDatabase, needsNative, UNOPENED } from './database.ts'
+import { masterKeys } from './tenant-door.ts'
 
 let database: FreshDatabase
 let newest: number
@@ -17,6 +26,11 @@ beforeAll(async () => {
   database = await createDatabase()
 })
 afterAll(() => database.drop())
+
+/** As scripts/db.sh migrates: with the master keys. */
+function upgrade(target?: number, protection: Protection = { masterKeys }) {
+  return migrate(database.connection, target, undefined, MIGRATIONS, protection)
+}
 
 function toFileName({ version, name }: { version: number; name: string }): string {
   return `${String(version).padStart(6, '0')}_${name}`
@@ -222,7 +236,7 @@ describe('an installation of version 1', () => {
   it('reaches the newest version without losing a row', async () => {
     const before = await readRows()
     expect(TABLES.map((table) => before[table]?.length)).toEqual([2, 3, 2, 2])
-    await migrate(database.connection)
+    await upgrade()
     const after = await readRows()
     expectKept(after, before)
 
@@ -237,15 +251,14 @@ describe('an installation of version 1', () => {
       deletions: 0,
     })
 
-    const embeddings = await database.connection.query(`
-      select external_id, round(vector_norm(embedding)::numeric, 4)::float8 as norm,
-        round((embedding <=> array_fill(1, array[512])::vector)::numeric, 4)::float8 as distance
-      from faces order by id`)
-    expect(embeddings).toEqual([
-      { external_id: 'ada', norm: 1, distance: 0 },
-      { external_id: 'bob', norm: 1, distance: 2 },
-      { external_id: 'ada', norm: 1, distance: 0 },
-    ])
+    const faces = await readFaces()
+    const directions = [1, -1, 1].map((component) => toEmbedding(Array(512).fill(component / Math.sqrt(512))))
+    expect(await openAll(faces)).toEqual(directions)
+    for (const { embedding } of faces) {
+      expect(Math.hypot(...embedding)).toBeCloseTo(1, 4)
+      // all the same direction, or the opposite one, before
+      expect(Math.abs(embedding.reduce((sum, component) => sum + component / Math.sqrt(512), 0))).toBeLessThan(0.25)
+    }
     const counts = await database.connection.query(
       'select tenant_id, sum(change)::int as faces from face_counts group by tenant_id order by tenant_id',
     )
@@ -255,9 +268,9 @@ describe('an installation of version 1', () => {
     ])
   })
 
-  it('gets its rows back on the way down, with those written since', async () => {
+  it('gets its rows back on the way down from version 5, with those written since', async () => {
     const before = await readRows()
-    await migrate(database.connection)
+    await migrate(database.connection, PROTECTING_VERSION - 1)
     await database.connection.execute(`
       insert into faces (tenant_id, id, external_id, embedding, model)
         values ('${RIVAL}', 'ffffffff-0000-4000-8000-000000000001', 'eve', l2_normalize(array_fill(1, array[512])::vector), 'arcface-512@1');
@@ -268,6 +281,32 @@ describe('an installation of version 1', () => {
     expect(after['faces']?.pop()).toMatchObject({ tenant_id: RIVAL, external_id: 'eve' })
     expect(after['verifications']?.pop()).toMatchObject({ tenant_id: RIVAL, external_id: '(erased)', confidence: 0.9 })
     expectKept(after, before)
+  })
+
+  it('loses its faces on the way down from the newest, because nobody can open them there, and keeps the rest', async () => {
+    const before = await readRows()
+    await upgrade()
+    await migrate(database.connection, PROTECTING_VERSION - 1)
+    const counts = await database.connection.query(
+      'select tenant_id, sum(change)::int as faces from face_counts group by tenant_id order by tenant_id',
+    )
+    expect(counts).toEqual([
+      { tenant_id: ACME, faces: 0 },
+      { tenant_id: RIVAL, faces: 0 },
+    ])
+    await migrate(database.connection, 1)
+    const after = await readRows()
+    // the audit keeps its words, and no longer names a face
+    expect(after['verifications']?.[0]).toMatchObject({ external_id: 'ada', face_id: null, confidence: 0.9123 })
+    for (const row of before['verifications'] ?? []) row['face_id'] = null
+    expectKept(after, { ...before, faces: [] })
+  })
+
+  it('is refused without a master key while it is still of version 1', async () => {
+    const before = [await readRows(), await describeCatalog(database.connection)]
+    await expect(migrate(database.connection)).rejects.toThrow(/^There are 3 faces to protect, and no master key/)
+    expect(await findVersion(database.connection)).toEqual({ version: 1, dirty: false })
+    expect([await readRows(), await describeCatalog(database.connection)]).toEqual(before)
   })
 
   it.each([
@@ -365,7 +404,7 @@ describe('an installation of version 1', () => {
     const { connection } = database
     await connection.execute(insert)
     const before = await readRows()
-    await expect(migrate(connection)).rejects.toThrow(
+    await expect(upgrade()).rejects.toThrow(
       `000002_tenancy.up.sql failed and was rolled back: version 2 cannot hold these rows (the first 20); mend or delete them, then migrate again\n${table} ${UNFIT}: ${fault}\nThe database is marked dirty at version 2`,
     )
     expect(await readRows()).toEqual(before)
@@ -373,6 +412,248 @@ describe('an installation of version 1', () => {
     await connection.execute(
       `delete from ${table} where id = '${UNFIT}'; update schema_migrations set version = 1, dirty = false`,
     )
-    expect(await migrate(connection)).toEqual({ version: newest, dirty: false })
+    expect(await upgrade()).toEqual({ version: newest, dirty: false })
+  })
+})
+
+// == Protection ==
+
+interface StoredFace {
+  tenant_id: string
+  id: string
+  external_id: string
+  model: string
+  embedding: number[]
+  template_id: string
+  key_version: number
+  sealed: string
+}
+
+/** By id; vectors are 512 numbers, which pgvector writes as JSON. */
+async function readFaces(): Promise<StoredFace[]> {
+  const rows = await database.connection.query<StoredFace & { vector: string }>(`
+    select tenant_id, id, external_id, model, embedding::text as vector, template_id, key_version, encode(sealed, 'base64') as sealed
+    from faces order by id`)
+  return rows.map(({ vector, ...row }) => ({ ...row, embedding: JSON.parse(vector) }))
+}
+
+/** What is in the sealed copies, each opened as the row's own face with its tenant's own key. */
+async function openAll(faces: StoredFace[]): Promise<unknown[]> {
+  const opened: unknown[] = []
+  for (const { tenant_id, template_id, external_id, model, key_version, sealed } of faces) {
+    const [keyring] = await keysOf(tenant_id, model)
+    expect(key_version).toBe(keyring.version)
+    const face = { templateId: template_id, externalId: external_id, model }
+    opened.push(await open(keyring, face, fromBase64(sealed)))
+  }
+  return opened
+}
+
+const known = new Map<string, ReturnType<typeof findTemplateKeys>>()
+
+/** A rotation takes 5 ms to build. */
+function keysOf(tenant: string, model: string): ReturnType<typeof findTemplateKeys> {
+  const name = `${tenant} ${model}`
+  const keys = known.get(name) ?? findTemplateKeys(database.connection, masterKeys, tenant, model)
+  known.set(name, keys)
+  return keys
+}
+
+describe('faces that were enrolled in clear', () => {
+  const ACME = '00000000-0000-4000-8000-00000000000a'
+  const RIVAL = '00000000-0000-4000-8000-00000000000b'
+  const EMPTY = '00000000-0000-4000-8000-00000000000c'
+  /** By tenant and model; the first takes more than one batch of 200. */
+  const GALLERIES = [
+    { tenant: ACME, model: 'arcface-512@1', faces: 450 },
+    { tenant: ACME, model: 'another@1', faces: 30 },
+    { tenant: RIVAL, model: 'arcface-512@1', faces: 20 },
+  ]
+  const TOTAL = 500
+
+  beforeEach(async () => {
+    known.clear()
+    const { connection } = database
+    await migrate(connection, 0)
+    await migrate(connection, PROTECTING_VERSION - 1)
+    await connection.query(
+      `insert into tenants (id, name, is_active) values ($1, 'Acme', true), ($2, 'Rival', false), ($3, 'Empty', true)`,
+      [ACME, RIVAL, EMPTY],
+    )
+    for (const { tenant, model, faces } of GALLERIES) {
+      await connection.query(
+        // not quite of norm 1, as the constraint allows
+        `insert into faces (tenant_id, external_id, embedding, model, metadata, quality_score, created_at, updated_at)
+        select $1, $2 || ' ' || n, scaled.v, $2, jsonb_build_object('n', n), 0.5, '2026-01-01', '2026-01-02'
+        from generate_series(1, $3::int) n
+        cross join lateral (
+          select l2_normalize(array_agg(random() - 0.5)::vector(512)) * array_fill(1.0005, array[512])::vector as v
+          from generate_series(1, 512) where n > 0
+        ) as scaled`,
+        [tenant, model, faces],
+      )
+    }
+  })
+
+  afterEach(async () => {
+    if ((await findVersion(database.connection)).dirty) await forceVersion(database.connection, PROTECTING_VERSION)
+    await migrate(database.connection, 0)
+  })
+
+  /** The plain embeddings, and all else that must stay, by id. */
+  async function readPlain() {
+    const rows = await database.connection.query<{ id: string; vector: string; rest: Record<string, unknown> }>(`
+      select id, embedding::text as vector,
+        to_jsonb(f) - array['embedding', 'code', 'template_id', 'key_version', 'sealed'] as rest
+      from faces f order by id`)
+    return rows.map(({ id, vector, rest }) => ({ id, rest, plain: JSON.parse(vector) as number[] }))
+  }
+
+  async function countProtected(): Promise<number> {
+    const [row] = await database.connection.query<{ faces: number }>(
+      'select count(*)::int as faces from faces where sealed is not null',
+    )
+    return row?.faces ?? 0
+  }
+
+  const dot = (a: ArrayLike<number>, b: ArrayLike<number>) =>
+    Array.from(a).reduce((sum, component, index) => sum + component * (b[index] ?? 0), 0)
+
+  it('are protected between versions 6 and 7, and lose nothing else', async () => {
+    const before = await readPlain()
+    const progress: [number, number][] = []
+    const reached = await upgrade(undefined, { masterKeys, onFaces: (...done) => progress.push(done) })
+    expect(reached).toEqual({ version: newest, dirty: false })
+    expect(progress.at(-1)).toEqual([TOTAL, TOTAL])
+    expect(progress.length).toBeGreaterThanOrEqual(5)
+
+    const after = await readPlain()
+    expect(after.map(({ id, rest }) => ({ id, rest }))).toEqual(before.map(({ id, rest }) => ({ id, rest })))
+    const faces = await readFaces()
+    const embeddings = before.map(({ plain }) => toEmbedding(plain))
+    expect(await openAll(faces)).toEqual(embeddings)
+    expect(new Set(faces.map(({ template_id }) => template_id)).size).toBe(TOTAL)
+    expect(new Set(faces.map(({ sealed }) => sealed)).size).toBe(TOTAL)
+
+    // what is stored says nothing of the plain one, and keeps every distance within a gallery
+    const cosines = faces.map(({ embedding }, index) => dot(embedding, embeddings[index] as Float32Array))
+    expect(Math.max(...cosines.map(Math.abs))).toBeLessThan(0.25)
+    expect(Math.abs(cosines.reduce((sum, cosine) => sum + cosine) / TOTAL)).toBeLessThan(0.02)
+    for (const { tenant, model } of GALLERIES) {
+      const own = faces.flatMap((face, index) => (face.tenant_id === tenant && face.model === model ? [index] : []))
+      for (const index of own.slice(0, 10)) {
+        const [first = 0] = own
+        const stored = dot(faces[first]?.embedding ?? [], faces[index]?.embedding ?? [])
+        const plain = dot(embeddings[first] as Float32Array, embeddings[index] as Float32Array)
+        expect(Math.abs(stored - plain)).toBeLessThan(1e-6)
+      }
+    }
+  })
+
+  it('give every tenant a key of its own besides, also one that has none of them', async () => {
+    await upgrade()
+    const keys = await database.connection.query(
+      `select tenant_id, version, octet_length(wrapped) as bytes, destroyed_at from vault.template_keys order by tenant_id`,
+    )
+    expect(keys).toEqual(
+      [ACME, RIVAL, EMPTY].map((tenant) => ({ tenant_id: tenant, version: 1, bytes: 63, destroyed_at: null })),
+    )
+    const [[acme], [rival]] = [await keysOf(ACME, 'arcface-512@1'), await keysOf(RIVAL, 'arcface-512@1')]
+    expect(acme.rotations.get('arcface-512@1')?.signs).not.toEqual(rival.rotations.get('arcface-512@1')?.signs)
+  })
+
+  it('stop the upgrade when there is no master key, before anything was changed', async () => {
+    const before = [await readPlain(), await describeCatalog(database.connection)]
+    const refusal = await migrate(database.connection).catch((error: unknown) => error)
+    expect(refusal).toBeInstanceOf(CommandError)
+    expect(String(refusal)).toMatch(
+      /There are 500 faces to protect, and no master key .* set TEMPLATE_MASTER_KEYS\..* Nothing was changed\.$/,
+    )
+    expect(await findVersion(database.connection)).toEqual({ version: PROTECTING_VERSION - 1, dirty: false })
+    expect([await readPlain(), await describeCatalog(database.connection)]).toEqual(before)
+  })
+
+  it('are no reason to stop where there are none', async () => {
+    await database.connection.execute('delete from faces')
+    expect(await migrate(database.connection)).toEqual({ version: newest, dirty: false })
+  })
+
+  it('are gone on with after an interruption, and none is protected twice', async () => {
+    const before = await readPlain()
+    const interrupted = upgrade(undefined, {
+      masterKeys,
+      onFaces() {
+        throw new Error('the plug was pulled')
+      },
+    })
+    await expect(interrupted).rejects.toThrow('the plug was pulled')
+    expect(await findVersion(database.connection)).toEqual({ version: PROTECTING_VERSION, dirty: false })
+    const done = await countProtected()
+    expect(done).toBeGreaterThan(0)
+    expect(done).toBeLessThan(TOTAL)
+    const first = (await readFaces()).filter(({ sealed }) => sealed !== null)
+    expect(first).toHaveLength(done)
+
+    // neither without the key, nor with another one than began it
+    const others = await toMasterKeys(new Map([[65_535, new Uint8Array(32).fill(7)]]))
+    await expect(migrate(database.connection)).rejects.toThrow(/no master key/)
+    await expect(upgrade(undefined, { masterKeys: others })).rejects.toThrow(/does not open/)
+    expect(await findVersion(database.connection)).toEqual({ version: PROTECTING_VERSION, dirty: false })
+    expect(await countProtected()).toBe(done)
+
+    expect(await upgrade()).toEqual({ version: newest, dirty: false })
+    const faces = await readFaces()
+    expect(faces).toEqual(expect.arrayContaining(first))
+    expect(await openAll(faces)).toEqual(before.map(({ plain }) => toEmbedding(plain)))
+  })
+
+  it('are the last of their kind: from version 6 on none is taken without its sealed copy', async () => {
+    await upgrade(PROTECTING_VERSION)
+    const insert = (columns: string, values: string, parameters: unknown[] = []) =>
+      database.connection.query(
+        `insert into faces (tenant_id, external_id, embedding, model${columns})
+        select tenant_id, 'a new one', embedding, model${values} from faces where tenant_id = $1 limit 1`,
+        [ACME, ...parameters],
+      )
+    const refused = { code: '23514', message: expect.stringContaining('faces_template_check') }
+    await expect(insert('', '')).rejects.toMatchObject(refused)
+    await expect(insert(', template_id, key_version', ', gen_random_uuid(), 1')).rejects.toMatchObject(refused)
+    const whole = ', template_id, key_version, sealed'
+    // under key 2, and its bytes say 1
+    await expect(insert(whole, ', gen_random_uuid(), 2, $2', [UNOPENED])).rejects.toMatchObject(refused)
+    await expect(insert(whole, ', gen_random_uuid(), 1, $2', [UNOPENED.subarray(0, 2_078)])).rejects.toMatchObject(
+      refused,
+    )
+    await insert(whole, ', gen_random_uuid(), 1, $2', [UNOPENED])
+  })
+
+  it('keep version 7 from being reached while one of them is left', async () => {
+    await upgrade(PROTECTING_VERSION)
+    // another folder with the same files: by a runner that does not protect
+    const folder = await mkdtemp(join(tmpdir(), 'rekko-migrations-'))
+    await cp(MIGRATIONS, folder, { recursive: true })
+    await expect(migrate(database.connection, undefined, undefined, folder)).rejects.toThrow(
+      /^000007_\w+\.up\.sql failed and was rolled back: .*"faces_template_check"/,
+    )
+    await rm(folder, { recursive: true })
+    await forceVersion(database.connection, PROTECTING_VERSION)
+    expect(await countProtected()).toBe(0)
+    expect(await upgrade()).toEqual({ version: newest, dirty: false })
+    expect(await countProtected()).toBe(TOTAL)
+  })
+
+  it('of a tenant that is being erased do not stand in the way', async () => {
+    await database.connection.query(
+      'update tenants set is_active = false, erasure_requested_at = now() where id = $1',
+      [RIVAL],
+    )
+    expect(await upgrade()).toEqual({ version: newest, dirty: false })
+    const keys = await database.connection.query(
+      'select 1 from vault.template_keys where tenant_id = $1 and destroyed_at is null',
+      [RIVAL],
+    )
+    expect(keys).toEqual([])
+    const left = await database.connection.query('select 1 from faces where tenant_id = $1', [RIVAL])
+    expect(left).toEqual([])
   })
 })

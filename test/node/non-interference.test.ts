@@ -11,12 +11,22 @@ import { migrate } from '../../scripts/database/migrate.ts'
 import type { Backend } from '../../scripts/neon-endpoint/backend.ts'
 import { type Endpoint, startEndpoint } from '../../scripts/neon-endpoint/server.ts'
 import { generateApiKey, hashApiKey, SCOPES, type Scope, toPepper, toPrefix } from '../../src/auth/api-key.ts'
+import { toVector } from '../../src/db/templates.ts'
 import type { Env } from '../../src/env.ts'
+import { type Embedding, isFault, toEmbedding } from '../../src/face/embedding.ts'
+import { FIRST_VERSION, generateDataSecret, wrapDataSecret } from '../../src/face/protection/data-secret.ts'
+import { buildKeyring, type Keyring, rotationOf } from '../../src/face/protection/keyring.ts'
+import { toMasterKeys } from '../../src/face/protection/master-keys.ts'
+import { toBase64 } from '../../src/face/protection/octets.ts'
+import { rotate } from '../../src/face/protection/rotation.ts'
+import { toTemplate } from '../../src/face/protection/template.ts'
 import { listAttackable, quote, RowMaker, type Table } from './attackable.ts'
-import { createDatabase, type FreshDatabase } from './database.ts'
+import { createDatabase, type FreshDatabase, UNOPENED } from './database.ts'
 
 const OTHER = 'aaaaaaaa-0000-4000-8000-00000000000a'
 const PEPPER = 'a pepper for two databases, long enough'
+const MASTER_SECRET = new Uint8Array(32).fill(7)
+const MODEL = 'arcface-512@1'
 const PEOPLE = Array.from({ length: 8 }, (_, index) => `person-${index}`)
 /** More than shortlist_faces takes whole (1,000), so that it goes by sign codes. */
 const OTHERS_FACES = 3_000
@@ -61,6 +71,7 @@ async function createWorld(name: string): Promise<World> {
     DATABASE_URL: urlOf('rekko_app'),
     JOBS_DATABASE_URL: urlOf('rekko_jobs'),
     API_KEY_PEPPER: PEPPER,
+    TEMPLATE_MASTER_KEYS: `1:${toBase64(MASTER_SECRET)}`,
     NEON_FETCH_ENDPOINT: endpoint.url,
   }
   return { name, database, endpoint, env, statements }
@@ -103,11 +114,12 @@ async function createOther(): Promise<void> {
   const all = await listAttackable(connection, 'rekko_app')
   // a row in every table, also in those that are younger than this test
   await new RowMaker(connection).fill(all, OTHER, 2)
-  await insertFaces(beside, OTHER, OTHERS_FACES)
+  await insertOthersFaces()
   for (const [index, name] of PEOPLE.entries()) {
     await connection.query(
-      `insert into faces (tenant_id, external_id, embedding, model) values ($1, $2, $3::text::vector, 'arcface-512@1')`,
-      [OTHER, name, JSON.stringify(embeddingOf(index, 0))],
+      `insert into faces (tenant_id, external_id, embedding, template_id, key_version, sealed, model)
+      values ($1, $2, $3::text::vector, gen_random_uuid(), 1, $4, $5)`,
+      [OTHER, name, JSON.stringify(embeddingOf(index, 0)), UNOPENED, MODEL],
     )
   }
   await connection.query(
@@ -141,17 +153,66 @@ async function createEvents(): Promise<void> {
   )
 }
 
-/** Faces made of two directions each; those of all tenants are the same, under the same names. */
-async function insertFaces({ database }: World, tenant: string, count: number): Promise<void> {
-  await database.connection.query(
-    `insert into faces (tenant_id, id, external_id, embedding, model, created_at, updated_at)
-     select $1::text::uuid, md5($1::text || n)::uuid, 'bulk-' || n, l2_normalize(a.v + a.v + b.v), 'arcface-512@1', '2026-01-01', '2026-01-01'
+/** Faces made of two directions each; those of all tenants are the same, under the same names. Nobody asks for these. */
+async function insertOthersFaces(): Promise<void> {
+  await beside.database.connection.query(
+    `insert into faces (tenant_id, id, external_id, embedding, template_id, key_version, sealed, model, created_at, updated_at)
+     select $1::text::uuid, md5($1::text || n)::uuid, 'bulk-' || n, l2_normalize(a.v + a.v + b.v), gen_random_uuid(), 1, $3, $4,
+       '2026-01-01', '2026-01-01'
      from generate_series(1, $2::int) n
      join noise.directions a on a.k = n % ${DIRECTIONS}
      join noise.directions b on b.k = n / ${DIRECTIONS} % ${DIRECTIONS}
      where a.k <> b.k`,
-    [tenant, count],
+    [OTHER, OTHERS_FACES, UNOPENED, MODEL],
   )
+}
+
+/** As above, protected with the tenant's own key; in both worlds the very same rows. */
+async function insertFaces(tenant: string, keyring: Keyring, count: number): Promise<void> {
+  const faces: object[] = []
+  for (let n = 1; n <= count; n++) {
+    const [a, b] = [n % DIRECTIONS, Math.floor(n / DIRECTIONS) % DIRECTIONS]
+    if (a === b) continue
+    const embedding = embed(mix([directionOf(a), 2], [directionOf(b), 1]))
+    const template = await toTemplate(keyring, { externalId: `bulk-${n}`, model: MODEL }, embedding)
+    faces.push({
+      n,
+      embedding: toVector(template.rotated),
+      template_id: template.templateId,
+      sealed: toBase64(template.sealed),
+    })
+  }
+  for (const { database } of [alone, beside]) {
+    for (let from = 0; from < faces.length; from += 300) {
+      await database.connection.query(
+        `insert into faces (tenant_id, id, external_id, embedding, template_id, key_version, sealed, model, created_at, updated_at)
+        select $1::text::uuid, md5($1::text || n)::uuid, 'bulk-' || n, embedding::vector, template_id, $3, decode(sealed, 'base64'), $4,
+          '2026-01-01', '2026-01-01'
+        from jsonb_to_recordset($2::text::jsonb) as f (n integer, embedding text, template_id uuid, sealed text)`,
+        [tenant, JSON.stringify(faces.slice(from, from + 300)), keyring.version, MODEL],
+      )
+    }
+  }
+}
+
+/**
+ * Gives the other tenant's people what only a thief of the key could: vectors under the rotation of the tenant that is
+ * looked at, so that a comparison that reached them would find them as near as its own.
+ */
+async function impersonate(keyring: Keyring): Promise<void> {
+  for (const [index, name] of PEOPLE.entries()) {
+    const vector = toVector(rotate(rotationOf(keyring, MODEL), embed(embeddingOf(index, 0))))
+    await beside.database.connection.query(
+      'update faces set embedding = $3::text::vector where tenant_id = $1 and external_id = $2',
+      [OTHER, name, vector],
+    )
+  }
+}
+
+function embed(components: number[]): Embedding {
+  const embedding = toEmbedding(components)
+  if (isFault(embedding)) throw new RangeError(embedding.detail)
+  return embedding
 }
 
 /** A face of somebody: no two people and no two variants have the same, and none is one of `insertFaces`. */
@@ -243,14 +304,23 @@ async function createSubject(faces: number): Promise<Subject> {
   subjects++
   const id = `bbbbbbbb-0000-4000-8000-${String(subjects).padStart(12, '0')}`
   const keys = await listKeys(id, 'own')
+  const owner = { tenantId: id, version: FIRST_VERSION }
+  const secret = generateDataSecret()
+  const wrapped = await wrapDataSecret(await toMasterKeys(new Map([[1, MASTER_SECRET]])), 1, owner, secret)
+  const keyring = await buildKeyring(owner, secret, [MODEL])
   for (const world of [alone, beside]) {
     await world.database.connection.query(
       "insert into tenants (id, name, environment, created_at, updated_at) values ($1, 'a venue', 'test', '2026-01-01', '2026-01-01')",
       [id],
     )
+    await world.database.connection.query(
+      "insert into vault.template_keys (tenant_id, version, wrapped, created_at) values ($1, $2, $3, '2026-01-01')",
+      [id, owner.version, Buffer.from(wrapped)],
+    )
     for (const key of keys) await insertKey(world, id, key)
-    if (faces > 0) await insertFaces(world, id, faces)
   }
+  await insertFaces(id, keyring, faces)
+  await impersonate(keyring)
   // one for each name, above
   return { id, keys: Object.fromEntries(keys.map(({ key }, index) => [KEY_NAMES[index], key])) as Subject['keys'] }
 }
@@ -278,6 +348,7 @@ class Masks {
       })
       .replace(/rk_test_[0-9A-Za-z]{4}(?![0-9A-Za-z])/g, name('prefix'))
       .replace(/(?<="next_cursor":")[^"]+/g, name('cursor'))
+      .replace(/\\\\x[0-9a-f]{4158}/g, 'sealed')
       .replace(/\\\\x[0-9a-f]{64}/g, 'hash')
       .replace(/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/g, name('id'))
       .replace(/\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d(:\d\d)?)/g, 'time')

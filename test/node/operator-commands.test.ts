@@ -14,6 +14,7 @@ import { CommandError, EXIT } from '../../scripts/database/terminal.ts'
 import { createApiKey, createTenant } from '../../scripts/provision.ts'
 import { SCOPES } from '../../src/auth/api-key.ts'
 import { createDatabase, type FreshDatabase, needsNative } from './database.ts'
+import { masterKeys } from './tenant-door.ts'
 
 const NOBODY = '00000000-0000-4000-8000-000000000000'
 const ISSUER = {
@@ -99,7 +100,7 @@ describe('the file of an issuer', () => {
 describe('an issuer', () => {
   it('is added once, found by name and by id, and removed', async () => {
     const { connection } = database
-    const tenant = await createTenant(connection, 'Arena', 'test')
+    const tenant = await createTenant(connection, masterKeys, 'Arena', 'test')
     const issuer = await readIssuerFile(await write({ ...ISSUER, tenant_ids: [tenant] }), false)
     const id = await addIssuer(connection, issuer)
     await expect(addIssuer(connection, issuer)).rejects.toMatchObject({ exitCode: EXIT.refused })
@@ -170,8 +171,8 @@ describe('the commands, on native PostgreSQL', () => {
     needsNative(context, database, reason)
     const { connection } = database
     const [victim, rival] = [
-      await createTenant(connection, 'Arena Norte', 'test'),
-      await createTenant(connection, 'Arena Sul', 'test'),
+      await createTenant(connection, masterKeys, 'Arena Norte', 'test'),
+      await createTenant(connection, masterKeys, 'Arena Sul', 'test'),
     ]
     for (const tenant of [victim, rival]) {
       await createApiKey(connection, 'a pepper of this file, not a secret', tenant, 'test', 'a key', SCOPES)
@@ -208,6 +209,14 @@ describe('the commands, on native PostgreSQL', () => {
     }
     expect(await connection.query('select from faces where tenant_id = $1', [victim])).toEqual([])
     expect(await connection.query('select from api_keys where tenant_id = $1', [victim])).toHaveLength(1)
+    const keys = () =>
+      connection.query('select tenant_id, wrapped is null as is_destroyed from vault.template_keys order by 2 desc')
+    expect(await keys()).toEqual(
+      expect.arrayContaining([
+        { tenant_id: victim, is_destroyed: true },
+        { tenant_id: rival, is_destroyed: false },
+      ]),
+    )
     const statuses = async () =>
       (JSON.parse((await db('tenants', '--json')).stdout) as { id: string; status: string; is_active: boolean }[]).map(
         ({ id, status, is_active }) => [id, status, is_active],
@@ -222,8 +231,8 @@ describe('the commands, on native PostgreSQL', () => {
     await db('tenants', 'resume', rival)
     expect(await statuses()).toEqual(expect.arrayContaining([[rival, 'active', true]]))
     const erased = await db('tenants', 'erase', victim, '--yes', '--json')
-    // events, key, the key's event, and the tenant
-    expect(JSON.parse(erased.stdout)).toMatchObject({ id: victim, rows: 6003 })
+    // events, key, the key's event, the template key, and the tenant
+    expect(JSON.parse(erased.stdout)).toMatchObject({ id: victim, rows: 6004 })
     expect([await statusOf(victim), await statusOf(rival)]).toEqual([undefined, true])
     expect(await connection.query('select from usage_events where tenant_id = $1', [rival])).toHaveLength(6000)
     expect(await db('tenants', 'erase', victim, '--yes')).toMatchObject({ code: EXIT.usage })

@@ -77,7 +77,7 @@ describe('src/db/schema.ts and the migrated database', () => {
       const inexpressible = [/ INCLUDE \([^)]*\)/, /(?<=SET NULL) \([^)]*\)/]
       expect(await describeCatalog(drafted.connection, ...kinds)).toEqual(
         migrated
-          .filter((line) => !/ schema_migrations| migration\.history/.test(line))
+          .filter((line) => !/ schema_migrations| migration\.history| vault[ .]/.test(line))
           .map((line) => inexpressible.reduce((rest, words) => rest.replace(words, ''), line)),
       )
     } finally {
@@ -95,13 +95,14 @@ describe('the roles', () => {
       'api_keys',
       'faces',
       'identifications',
+      'integrity_events',
       'usage_events',
       'verifications',
     ])
   })
 
   it('rekko_app cannot read the hashes of API keys, nor who may sign tokens', async () => {
-    const hidden = [...OPERATOR_TABLES, 'admin_events', 'token_issuer_tenants']
+    const hidden = [...OPERATOR_TABLES, 'admin_events', 'integrity_events', 'token_issuer_tenants']
     expect(await tablesWith('rekko_app', 'SELECT')).toEqual(
       [...tables, 'schema_migrations'].filter((name) => !hidden.includes(name)).sort(),
     )
@@ -110,7 +111,10 @@ describe('the roles', () => {
   })
 
   it.each([
-    ['faces', ['embedding', 'metadata', 'model', 'quality_score', 'updated_at']],
+    [
+      'faces',
+      ['embedding', 'key_version', 'metadata', 'model', 'quality_score', 'sealed', 'template_id', 'updated_at'],
+    ],
     ['api_keys', ['expires_at', 'revoked_at']],
     ['tenants', ['settings', 'updated_at']],
   ])('rekko_app changes nothing else in %s: not whose it is, and not who may what', async (table, changeable) => {
@@ -121,6 +125,18 @@ describe('the roles', () => {
       [table],
     )
     expect(columns.map(({ name }) => name)).toEqual(changeable)
+  })
+
+  it('no login, and not rekko_backup, has any right on the vault', async () => {
+    const roles = ['rekko_app', 'rekko_operator', 'rekko_jobs', 'rekko_backup']
+    const rights = await query(
+      `select r as role, has_schema_privilege(r, 'vault', 'usage, create') as "onSchema",
+        has_table_privilege(r, 'vault.template_keys', 'select, insert, update, delete, truncate, references, trigger') as "onTable",
+        has_any_column_privilege(r, 'vault.template_keys', 'select, insert, update, references') as "onColumn"
+      from unnest(string_to_array($1, ' ')) with ordinality as named (r, place) order by place`,
+      [roles.join(' ')],
+    )
+    expect(rights).toEqual(roles.map((role) => ({ role, onSchema: false, onTable: false, onColumn: false })))
   })
 
   it('rekko_backup reads every table', async () => {

@@ -1,21 +1,21 @@
 // Proves how a search reads the gallery, from the plans that PostgreSQL really used: one index-only scan
 // of the sign codes, for one tenant alone and for one among many. Native PostgreSQL only: the embedded
-// one has no auto_explain. Fake: the faces, which are random directions, and the way to the database,
-// which is a plain connection here.
-import { neon, SqlTemplate } from '@neondatabase/serverless'
+// one has no auto_explain. Fake: the faces, which are random directions that nothing sealed opens, and the way to the
+// database, which is a plain connection here.
 import pg from 'pg'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { migrate } from '../../scripts/database/migrate.ts'
+import { findTemplateKeys, initTemplateKeys } from '../../scripts/database/template-keys.ts'
 import { identifyFace } from '../../src/db/identifications.ts'
-import type { Statement } from '../../src/db/neon.ts'
-import type { TenantDatabase } from '../../src/db/tenant.ts'
+import type { TemplateKeys } from '../../src/db/template-keys.ts'
 import { DIMENSIONS, type Embedding, isFault, toEmbedding } from '../../src/face/embedding.ts'
-import { toSettings } from '../../src/settings.ts'
-import { createDatabase, type FreshDatabase } from './database.ts'
+import { createDatabase, type FreshDatabase, UNOPENED } from './database.ts'
+import { masterKeys, openDoor } from './tenant-door.ts'
 
 const isNative = process.env['DATABASE_URL'] !== undefined
 if (!isNative) console.log('skipped: the plan of a search is read on native PostgreSQL only (set DATABASE_URL)')
 
+const MODEL = 'arcface-512@1'
 const LARGE = '00000000-0000-4000-8000-000000000001'
 const SMALL = '00000000-0000-4000-8000-000000000002'
 const LARGE_FACES = 20_000
@@ -40,13 +40,19 @@ describe.skipIf(!isNative)('the shortlist of a search', () => {
   async function insertTenant(id: string, faces: number): Promise<void> {
     await database.connection.query('insert into tenants (id, name) values ($1, $2)', [id, 'a gallery'])
     await database.connection.query(
-      `insert into faces (tenant_id, external_id, embedding, model)
+      `insert into faces (tenant_id, external_id, embedding, template_id, key_version, sealed, model)
        select $1, 'person ' || person, l2_normalize(
          (select array_agg(random() - 0.5) from generate_series(1, 512) where person > 0)::vector(512)
-       ), 'arcface-512@1'
+       ), gen_random_uuid(), 1, $3, 'arcface-512@1'
        from generate_series(1, $2::int) as person`,
-      [id, faces],
+      [id, faces, UNOPENED],
     )
+  }
+
+  /** Made with the first look at a tenant. */
+  async function readKeys(tenantId: string): Promise<TemplateKeys> {
+    await initTemplateKeys(database.connection, masterKeys)
+    return findTemplateKeys(database.connection, masterKeys, tenantId, MODEL)
   }
 
   /** The plans of all statements that one search runs, as rekko_app: the Worker's own, and those inside it. */
@@ -62,7 +68,12 @@ describe.skipIf(!isNative)('the shortlist of a search', () => {
         set auto_explain.log_level = notice; set auto_explain.log_analyze = on; set role rekko_app`)
       await client.query('begin')
       await client.query("select set_config('app.current_tenant_id', $1, true)", [tenantId])
-      const search = await identifyFace(openTenant(client, tenantId), probe, 5)
+      const door = openDoor(
+        tenantId,
+        await readKeys(tenantId),
+        async (text, params) => (await client.query(text, params)).rows,
+      )
+      const search = await identifyFace(door, probe, 5)
       await client.query('commit')
       expect(search.faces_searched).toBe(tenantId === LARGE ? LARGE_FACES : SMALL_FACES)
     } finally {
@@ -107,21 +118,6 @@ describe.skipIf(!isNative)('the shortlist of a search', () => {
     expect(found?.config).toContain('plan_cache_mode=force_custom_plan')
   })
 })
-
-/** A door that sends the Worker's statement over a plain connection, which tells its plans. */
-function openTenant(client: pg.Client, id: string): TenantDatabase {
-  return {
-    tenant: { id, environment: 'test', settings: toSettings({}) },
-    requestId: 'a request',
-    sql: neon('postgres://nobody:nothing@nowhere.test/none'),
-    scopes: new Set(),
-    async run<Result>(statement: Statement) {
-      if (!(statement.queryData instanceof SqlTemplate)) throw new TypeError('not written with the sql template')
-      const { query, params } = statement.queryData.toParameterizedQuery()
-      return (await client.query(query, params)).rows as Result[]
-    },
-  }
-}
 
 function toProbe(): Embedding {
   const result = toEmbedding(

@@ -547,7 +547,8 @@ async function copy(client: pg.Client, text: string): Promise<{ sqlstate: string
   class Copy extends pg.Query {
     // `pg` calls it for each line, and leaves it out of its types
     handleCopyData({ chunk }: { chunk: Buffer }): void {
-      chunks.push(chunk)
+      // a copy: `pg` reads the next packet into the same memory
+      chunks.push(Buffer.from(chunk))
     }
   }
   const sqlstate = await new Promise<string | null>((resolve, reject) => {

@@ -1,7 +1,23 @@
 // Proves the gallery: enroll, replace, read, list, change, erase. On a real PostgreSQL with row-level
 // security, through the real driver. Fake: the embeddings, which are axes and random directions.
 import { describe, expect, it } from 'vitest'
-import { asAdmin, atCosine, axis, createTenant, enroll, randomEmbedding, readUsage } from './tenant.ts'
+import type { Embedding } from '../../src/face/embedding.ts'
+import { rotationOf } from '../../src/face/protection/keyring.ts'
+import { fromBase64, toBase64 } from '../../src/face/protection/octets.ts'
+import { rotate } from '../../src/face/protection/rotation.ts'
+import { open } from '../../src/face/protection/sealed-copy.ts'
+import { ARCFACE_512 } from '../../src/face/similarity.ts'
+import {
+  asAdmin,
+  atCosine,
+  axis,
+  createTenant,
+  embed,
+  enroll,
+  openKeyring,
+  randomEmbedding,
+  readUsage,
+} from './tenant.ts'
 
 interface Page {
   data: { external_id: string }[]
@@ -36,7 +52,7 @@ describe('POST /v1/faces', () => {
     })
   })
 
-  it('keeps the embedding exactly, as float32, in both forms', async () => {
+  it('keeps the embedding exactly, as float32, in both forms: sealed, and rotated to search by', async () => {
     const tenant = await createTenant()
     const embedding = randomEmbedding()
     const float32 = Float32Array.from(embedding)
@@ -45,13 +61,26 @@ describe('POST /v1/faces', () => {
     const response = await tenant.request('POST', '/v1/faces', { external_id: 'as base64', embedding: base64 })
     expect(response.status).toBe(201)
 
-    const rows = await asAdmin`select embedding::text from faces where tenant_id = ${tenant.id}`
-    const [first, second] = rows.map((row) => JSON.parse(row['embedding']) as number[])
-    expect(first).toEqual(second)
-    const norm = Math.hypot(...float32)
-    first?.forEach((component, index) => {
-      expect(component).toBeCloseTo((float32[index] ?? Number.NaN) / norm, 7)
-    })
+    const plain = embed([...float32])
+    const keyring = await openKeyring(tenant)
+    const rows = await asAdmin`
+      select external_id, template_id, embedding::text, encode(sealed, 'base64') as sealed, to_jsonb(f)::text as row
+      from faces f where tenant_id = ${tenant.id}`
+    expect(rows).toHaveLength(2)
+    for (const { external_id, template_id, embedding: stored, sealed, row } of rows) {
+      const face = { templateId: template_id, externalId: external_id, model: ARCFACE_512.id }
+      expect(await open(keyring, face, fromBase64(sealed))).toEqual(plain)
+      const vector = Float32Array.from(JSON.parse(stored))
+      expect(vector).toEqual(rotate(rotationOf(keyring, ARCFACE_512.id), plain))
+      const cosine = vector.reduce((sum, component, index) => sum + component * (plain[index] ?? 0), 0)
+      expect(Math.abs(cosine)).toBeLessThan(0.25)
+      for (const trace of tracesOf(plain)) expect(row).not.toContain(trace)
+    }
+    // what is looked for can be found
+    const [seen] = await asAdmin`
+      select jsonb_build_object('v', ${JSON.stringify([...plain])}::vector(512), 'b', decode(${toBase64(new Uint8Array(plain.buffer))}, 'base64'))::text as row`
+    const isFound = (trace: string) => seen?.['row'].includes(trace)
+    expect(tracesOf(plain).filter(isFound).length).toBeGreaterThan(900)
   })
 
   it('refuses a second face under the same external_id, and changes and bills nothing', async () => {
@@ -78,10 +107,17 @@ describe('PUT /v1/faces/{external_id}', () => {
     const created = await tenant.request('PUT', '/v1/faces/ada', { embedding: axis(0), metadata: { a: 1 } })
     expect(created.status).toBe(201)
     const face = await created.json<{ face_id: string; created_at: string }>()
+    const readTemplate = () => asAdmin`
+      select template_id, encode(sealed, 'hex') as sealed from faces where tenant_id = ${tenant.id}`
+    const [first] = await readTemplate()
 
     const replaced = await tenant.request('PUT', '/v1/faces/ada', { embedding: axis(1), quality_score: 0.5 })
     expect(replaced.status).toBe(200)
     expect(await replaced.json()).toEqual({ ...face, quality_score: 0.5 })
+    // under another template, so that the sealed copy of before is of no use
+    const [second] = await readTemplate()
+    expect(second?.['template_id']).not.toBe(first?.['template_id'])
+    expect(second?.['sealed']).not.toBe(first?.['sealed'])
 
     // the new face is the one that counts, and what was not given is gone
     const decide = (embedding: number[]) =>
@@ -183,3 +219,25 @@ describe('DELETE /v1/faces/{external_id}', () => {
     expect(second).not.toBe(first)
   })
 })
+
+/** What a row in clear would have of an embedding: its numbers as PostgreSQL writes them, and the bytes of two in a row. */
+function tracesOf(plain: Embedding): string[] {
+  const view = new DataView(plain.buffer, plain.byteOffset, plain.byteLength)
+  // as they are in memory (PostgreSQL's too), and turned around, as they travel
+  const bytesOf = (position: number, isTurned: boolean) =>
+    view
+      .getUint32(position * 4, isTurned)
+      .toString(16)
+      .padStart(8, '0')
+  const pairs = Array.from({ length: plain.length - 1 }, (_, index) =>
+    [false, true].map((isTurned) => bytesOf(index, isTurned) + bytesOf(index + 1, isTurned)),
+  ).flat()
+  const numbers = [...plain].map(toShortest).filter((text) => text.length >= 9)
+  return [...numbers, ...pairs]
+}
+
+/** The shortest decimal that is this float32. */
+function toShortest(component: number): string {
+  const candidates = [6, 7, 8, 9].map((digits) => Number(component.toPrecision(digits)))
+  return String(candidates.find((candidate) => Math.fround(candidate) === component))
+}

@@ -67,6 +67,7 @@ function validBody({ id, fields }: Operation): Record<string, unknown> {
   const samples: Record<string, unknown> = {
     external_id: id === 'enrollFace' ? 'bob' : 'ada',
     embedding: axis(1),
+    model: 'arcface-512@1',
     metadata: { sector: 'north' },
     quality_score: 0.5,
     max_results: 3,
@@ -715,7 +716,9 @@ describe('a field', () => {
     ['face_id', '/face_id'],
     ['created_at', '/created_at'],
     ['threshold', '/threshold'],
-    ['model', '/model'],
+    ['template_id', '/template_id'],
+    ['key_version', '/key_version'],
+    ['sealed', '/sealed'],
     ['code', '/code'],
     ['confidence', '/confidence'],
     ['verified', '/verified'],
@@ -752,6 +755,40 @@ describe('a field', () => {
       expect(response.status).toBe(422)
       expect((await response.json<{ errors: unknown[] }>()).errors).toHaveLength(20)
     })
+  })
+})
+
+describe('model', () => {
+  it.each<[string, Refusal?]>([
+    ['""'],
+    [JSON.stringify('x'.repeat(101))],
+    ['null'],
+    ['1'],
+    ['["arcface-512@1"]'],
+    ['NaN', MALFORMED_JSON],
+  ])('of %s is refused', async (json, refusal = invalidField('/model')) => {
+    await expectRefused(refusal, (tenant) =>
+      taking('model').map((operation) => request(tenant, operation, bodyWith(operation, 'model', json))),
+    )
+  })
+
+  it.each(['arcface-512@2', 'ARCFACE-512@1', 'arcface-512@1 ', 'arcface-512', 'x'.repeat(100)])(
+    'that is %j and not the tenant’s is refused, wherever an embedding is taken',
+    async (model) => {
+      expect(taking('model')).toEqual(taking('embedding'))
+      await expectRefused({ status: 409, code: 'MODEL_MISMATCH' }, (tenant) =>
+        taking('model').map((operation) => request(tenant, operation, { ...validBody(operation), model })),
+      )
+    },
+  )
+
+  it('may be left out', async () => {
+    for (const operation of taking('model')) {
+      const tenant = await createTenant()
+      await enroll(tenant, 'ada', axis(0))
+      const response = await request(tenant, operation, bodyWith(operation, 'model', undefined))
+      expect(response.status).toBe(TAKEN[operation.id] ?? 200)
+    }
   })
 })
 
@@ -1143,7 +1180,13 @@ describe('a request with the credential', () => {
     const tenant = await createTenant()
     const headers = await headersOf(tenant)
     for (const operation of guarded) await expectProblem(await requestAs(operation, headers), UNAUTHENTICATED)
-    expect(await countRows(tenant)).toEqual({ faces: 0, verifications: 0, identifications: 0, usage_events: 0 })
+    expect(await countRows(tenant)).toEqual({
+      faces: 0,
+      verifications: 0,
+      identifications: 0,
+      integrity_events: 0,
+      usage_events: 0,
+    })
   })
 
   it.each<[string, (key: string) => Record<string, string>]>([

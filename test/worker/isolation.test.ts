@@ -148,8 +148,8 @@ describe('GET /ready', () => {
     }
   })
 
-  it('is not configured without the pepper, or without the database', async () => {
-    for (const missing of [{ API_KEY_PEPPER: '' }, { DATABASE_URL: '' }]) {
+  it('is not configured without the pepper, without the master keys, or without the database', async () => {
+    for (const missing of [{ API_KEY_PEPPER: '' }, { TEMPLATE_MASTER_KEYS: '' }, { DATABASE_URL: '' }]) {
       const response = await app.request('/ready', {}, { ...env, ...missing })
       expect(response.status).toBe(503)
       expect(await response.json()).toMatchObject({ code: 'NOT_CONFIGURED' })

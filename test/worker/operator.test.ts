@@ -510,9 +510,9 @@ describe('a suspended tenant', () => {
 /** The tables that the catalog says are tenants', `tenants` itself among them, with the column that names whose a row is. */
 async function listTenantTables(): Promise<{ table: string; owner: string }[]> {
   const rows = await asAdmin`
-    select c.relname as table, a.attname as owner
+    select c.oid::regclass as table, a.attname as owner
     from pg_class c join pg_attribute a on a.attrelid = c.oid
-    where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p')
+    where c.relnamespace in ('public'::regnamespace, 'vault'::regnamespace) and c.relkind in ('r', 'p')
       and a.attname = case c.relname when 'tenants' then 'id' else 'tenant_id' end`
   return rows.map(({ table, owner }) => ({ table: String(table), owner: String(owner) }))
 }
@@ -538,6 +538,9 @@ async function createFullTenant(): Promise<TestTenant> {
   }
   expect((await asTenant(await tokenFor(tenant.id))).status).toBe(200)
   await asAdmin`insert into usage_records (tenant_id, period) values (${tenant.id}, '2020-01')`
+  await asAdmin`
+    insert into integrity_events (tenant_id, verification_id, face_id, reason, request_id)
+    select tenant_id, id, face_id, 'differs', request_id from verifications where tenant_id = ${tenant.id}`
   return tenant
 }
 
@@ -579,6 +582,11 @@ describe('the erasure of a tenant', () => {
     await asOperator`select request_tenant_erasure(${victim.id})`
     expect((await victim.request('GET', '/v1/faces')).status).toBe(401)
     expect((await asTenant(token)).status).toBe(401)
+    // what is still there, and in every backup, can be read by nobody
+    expect(
+      await asAdmin`
+        select version, wrapped, destroyed_at is not null as is_destroyed from vault.template_keys where tenant_id = ${victim.id}`,
+    ).toEqual([{ version: 1, wrapped: null, is_destroyed: true }])
     for (let batch = 0; batch < 4; batch++) {
       expect(await asOperator`select erase_tenant_batch(${victim.id}, 3) as rows`).toEqual([{ rows: 3 }])
       const now = countOf(await readEverything(victim.id))

@@ -1,20 +1,26 @@
-// dump, restore, drill: backups, and the proof that they can be used.
+// dump, restore, drill: backups of faces and, apart from them, of their keys; and the proof that they can be used.
 import { randomBytes } from 'node:crypto'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Command } from 'commander'
+import type { MasterKeys } from '../../../src/face/protection/master-keys.ts'
 import { defaultFile, findServer, list, makeBackup, type Work } from '../backup.ts'
 import { findTool } from '../client-tools.ts'
 import { type Context, toContext } from '../context.ts'
 import { countRows, inSnapshot } from '../inventory.ts'
 import { checkIsolation, type IsolationReport } from '../isolation.ts'
 import { lint, toSentence } from '../linter.ts'
-import { type Manifest, manifestOf } from '../manifest.ts'
+import { hasVault, type Manifest, manifestOf } from '../manifest.ts'
+import { findMasterKeys } from '../master-keys.ts'
 import { listMigrations } from '../migrate.ts'
+import { type OpenedTemplates, openRandomTemplates } from '../open-templates.ts'
 import { restoreBackup } from '../restore.ts'
 import { describeTarget, type NativeTarget, requireDirect, requireNative, withConnection } from '../target.ts'
+import { readTemplateKeys, writeTemplateKeys } from '../template-keys-file.ts'
 import { CommandError, EXIT, type Terminal } from '../terminal.ts'
+import { copyVault, fillVault } from '../vault.ts'
+import { dumpKeys, OPENED_FACES, requireOpened, restoreKeys, toOpened } from './key-backups.ts'
 import { readPasswords } from './migrations.ts'
 
 const INSTEAD =
@@ -24,18 +30,31 @@ export function registerBackups(program: Command): void {
   program
     .command('dump')
     .description('write a backup, with a manifest beside it, compared with the database row by row count')
-    .argument('[file]', 'where to; by default ./backups/rekko-YYYYMMDD-HHMMSS.dump')
-    .action((file: string | undefined, _, command) => dump(toContext(command), file ?? defaultFile(new Date())))
+    .argument('[file]', 'where to; by default ./backups/rekko-YYYYMMDD-HHMMSS.dump, or .template-keys.json')
+    .option('--template-keys', 'write the keys instead, which are not in a backup: wrapped, to be kept elsewhere')
+    .action((file: string | undefined, { templateKeys }: { templateKeys?: true }, command) =>
+      templateKeys
+        ? dumpKeys(toContext(command), file ?? defaultFile(new Date(), 'template-keys.json'))
+        : dump(toContext(command), file ?? defaultFile(new Date())),
+    )
 
   program
     .command('restore')
     .description('restore a backup into an empty database, all or nothing, compare it with its manifest, and lint it')
     .argument('<file>', 'what dump has written; its manifest must be beside it')
-    .action((file: string, _, command) => restore(toContext(command), file))
+    .option(
+      '--template-keys',
+      'bring back keys instead, from what dump --template-keys has written: those that are missing',
+    )
+    .action((file: string, { templateKeys }: { templateKeys?: true }, command) =>
+      templateKeys ? restoreKeys(toContext(command), file) : restore(toContext(command), file),
+    )
 
   program
     .command('drill')
-    .description('dump, restore into a scratch database, try there whether tenants stay apart, and tell the times')
+    .description(
+      'dump, restore into a scratch database, try there whether faces open and tenants stay apart, tell the times',
+    )
     .action((_, command) => drill(toContext(command)))
 }
 
@@ -52,6 +71,7 @@ async function dump(context: Context, file: string): Promise<void> {
   const manifest = await interruptibly((signal) => makeBackup({ target, file, terminal, signal }))
   const rows = countRows(manifest.tables)
   terminal.ok(`${rows.toLocaleString('en')} rows of ${Object.keys(manifest.tables).length} tables, as in the database`)
+  if (hasVault(manifest)) terminal.info('the template keys are not in it: scripts/db.sh dump --template-keys')
   terminal.result({ file, manifest: manifestOf(file), rows, ...manifest.dump, schema: manifest.schema }, [
     file,
     manifestOf(file),
@@ -71,6 +91,11 @@ async function restore(context: Context, file: string): Promise<void> {
     return terminal.result(summary, [`would restore ${rows.toLocaleString('en')} rows into ${describeTarget(target)}`])
   }
   terminal.ok(`${rows.toLocaleString('en')} rows, policies, grants and owners are as the manifest says`)
+  if (hasVault(manifest)) {
+    terminal.warn(
+      'no face can be read before the keys are there too: scripts/db.sh restore --template-keys FILE (not template-keys init, which makes other ones)',
+    )
+  }
   const { findings } = await lintRestored(target, manifest, terminal)
   terminal.result({ ...summary, findings }, [`restored ${file} into ${describeTarget(target)}`])
   // what was dumped had them too: it is not taken away again
@@ -105,19 +130,23 @@ async function drill(context: Context): Promise<void> {
   const { terminal } = context
   const target = toNative(context)
   if (context.isDryRun) {
-    const plan = ['dump', 'restore into a scratch database', 'lint', 'isolation', 'drop it']
+    const plan = ['dump', 'restore into a scratch database', 'template keys', 'lint', 'isolation', 'drop it']
     return terminal.result({ database: describeTarget(target), plan }, plan)
   }
-  const { manifest, rules, isolation, steps } = await interruptibly((signal) => runDrill({ target, terminal, signal }))
+  const masterKeys = await findMasterKeys(target)
+  const { manifest, rules, isolation, templates, steps } = await interruptibly((signal) =>
+    runDrill({ target, terminal, signal, masterKeys }),
+  )
   const rows = countRows(manifest.tables)
   terminal.ok(
     `${rows.toLocaleString('en')} rows came back; ${rules} rules and ${isolation.checks} checks of isolation passed`,
   )
   const total = steps.reduce((sum, { ms }) => sum + ms, 0)
   const lines = [...steps, { step: 'total', ms: total }].map(
-    ({ step, ms }) => `${step.padEnd(10)} ${(ms / 1000).toFixed(1).padStart(8)} s`,
+    ({ step, ms }) => `${step.padEnd(13)} ${(ms / 1000).toFixed(1).padStart(8)} s`,
   )
-  terminal.result({ rows, ...manifest.dump, rules, checks: isolation.checks, steps, total_ms: total }, lines)
+  const faces = templates && toOpened(templates)
+  terminal.result({ rows, ...manifest.dump, rules, checks: isolation.checks, faces, steps, total_ms: total }, lines)
 }
 
 export interface DrillResult {
@@ -125,17 +154,22 @@ export interface DrillResult {
   /** How many the linter asked; 0 for an older schema. */
   rules: number
   isolation: IsolationReport
+  /** Faces that were opened in the restored database; null where that could not be tried. */
+  templates: OpenedTemplates | null
   steps: { step: string; ms: number }[]
 }
 
+/** @param masterKeys null when they are not known, and no face can be opened */
+export type DrillWork = Omit<Work, 'file'> & { masterKeys: MasterKeys | null }
+
 /**
- * Dumps the target, restores that into a database of its own on the same server, and tries the walls
- * there. The scratch database and the dump are gone afterwards, whatever happens.
+ * Dumps the target and its keys, restores both into a database of its own on the same server, opens faces there and
+ * tries the walls. The scratch database and the files are gone afterwards, whatever happens.
  *
- * @throws CommandError when any step fails, or a wall does not hold
+ * @throws CommandError when any step fails, a face does not open, or a wall does not hold
  */
-export async function runDrill(work: Omit<Work, 'file'>): Promise<DrillResult> {
-  const { target, terminal } = work
+export async function runDrill(work: DrillWork): Promise<DrillResult> {
+  const { target, terminal, masterKeys } = work
   const steps: DrillResult['steps'] = []
   const time = async <Result>(step: string, run: () => Promise<Result>): Promise<Result> => {
     terminal.info(step)
@@ -146,18 +180,30 @@ export async function runDrill(work: Omit<Work, 'file'>): Promise<DrillResult> {
   }
   const folder = await mkdtemp(join(tmpdir(), 'rekko-drill-'))
   const file = join(folder, 'drill.dump')
+  const keyFile = join(folder, 'drill.template-keys.json')
   const name = `rekko_drill_${randomBytes(6).toString('hex')}`
   const url = new URL(target.url)
   url.pathname = `/${name}`
   const scratch: NativeTarget = { ...target, url }
   try {
-    const manifest = await time('dump', () => makeBackup({ ...work, file }))
+    const manifest = await time('dump', async () => {
+      const made = await makeBackup({ ...work, file })
+      // at once: a tenant that is re-keyed meanwhile has other keys than its faces in the dump
+      if (hasVault(made)) {
+        const { keys } = await withConnection(target, copyVault)
+        await writeTemplateKeys(keyFile, made.database, keys)
+      }
+      return made
+    })
     if (!manifest.is_bootstrapped) {
       throw new CommandError('This database has no roles of Rekko yet, so there are no walls to try: scripts/db.sh up')
     }
     // the name is ours; template0 holds nothing that somebody put into template1
     await withConnection(target, (connection) => connection.execute(`create database ${name} template template0`))
     await time('restore', () => restoreBackup({ ...work, target: scratch, file, passwords: inventPasswords() }))
+    const templates = hasVault(manifest)
+      ? await time('template keys', () => tryKeys(scratch, keyFile, masterKeys, terminal))
+      : null
     const linted = await time('lint', () => lintRestored(scratch, manifest, terminal))
     const isolation = await time('isolation', () =>
       withConnection(scratch, (connection) => checkIsolation(connection, manifest.tables)),
@@ -166,11 +212,28 @@ export async function runDrill(work: Omit<Work, 'file'>): Promise<DrillResult> {
     if (failures.length > 0) {
       throw new CommandError(`Tenants do not stay apart in the restored database.\n${list(failures)}`)
     }
-    return { manifest, rules: linted.rules, isolation, steps }
+    return { manifest, rules: linted.rules, isolation, templates, steps }
   } finally {
     await rm(folder, { recursive: true, force: true })
     await withConnection(target, (connection) => connection.execute(`drop database if exists ${name} with (force)`))
   }
+}
+
+/** Puts the keys of a file into a restored database and opens faces with them; null when there is no master key to do it. */
+async function tryKeys(
+  target: NativeTarget,
+  file: string,
+  masterKeys: MasterKeys | null,
+  terminal: Terminal,
+): Promise<OpenedTemplates | null> {
+  const keys = await readTemplateKeys(file)
+  const opened = await withConnection(target, async (connection) => {
+    await fillVault(connection, keys, masterKeys)
+    return masterKeys && openRandomTemplates(connection, masterKeys, OPENED_FACES)
+  })
+  if (opened) requireOpened(opened, terminal, 'If a tenant was re-keyed or erased meanwhile, drill again.')
+  else terminal.warn('TEMPLATE_MASTER_KEYS is not set here: the keys came back, and whether faces open was not tried')
+  return opened
 }
 
 /** The logins exist on this server, and keep their own. */

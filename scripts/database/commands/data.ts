@@ -9,10 +9,12 @@ import { createApiKey, createTenant } from '../../provision.ts'
 import type { Connection } from '../connection.ts'
 import { type Context, toContext } from '../context.ts'
 import { FORMATS, type Format, openEmbeddingFile } from '../embedding-files.ts'
-import { findVectorArray, importFaces, type Reject } from '../import.ts'
+import { importFaces, type Reject } from '../import.ts'
+import { requireMasterKeys } from '../master-keys.ts'
 import { findVersion, listMigrations } from '../migrate.ts'
 import { leavingOf, SEED_TENANTS, seedFaces, seedTenant } from '../seed.ts'
 import { describeTarget, requireDirect, withConnection } from '../target.ts'
+import { findTemplateKeys } from '../template-keys.ts'
 import {
   findKey,
   findPepper,
@@ -26,6 +28,7 @@ import {
 } from '../tenants.ts'
 import { CommandError, EXIT, toCount } from '../terminal.ts'
 import { asOwner } from '../transaction.ts'
+import { findVectorArray } from '../vector-array.ts'
 
 const MAX_SEEDED_FACES = 1_000_000
 const MAX_BATCH_SIZE = 5_000
@@ -188,7 +191,7 @@ async function seedTenants(context: Context, connection: Connection): Promise<vo
   }
   const made: { id: string; name: string; api_key: string }[] = []
   if (missing.length > 0) {
-    const pepper = await findPepper(target)
+    const secrets = { pepper: await findPepper(target), masterKeys: await requireMasterKeys(target) }
     const toVectorArray = await findVectorArray(connection, target.kind === 'native')
     const total = missing.reduce(
       (sum, { faces, verifications, identifications }) =>
@@ -200,7 +203,7 @@ async function seedTenants(context: Context, connection: Connection): Promise<vo
       const seeded = await seedTenant(
         connection,
         toVectorArray,
-        pepper,
+        secrets,
         plan,
         SEED_TENANTS.indexOf(plan) + 1,
         progress.advance,
@@ -234,9 +237,10 @@ async function addFaces(context: Context, connection: Connection, reference: str
   requireLasting(tenant)
   const answer = { tenant: tenant.id, name: tenant.name, faces: count }
   if (context.isDryRun) return terminal.result(answer, [`would add ${toCount(count, 'face')} to "${tenant.name}"`])
+  const masterKeys = await requireMasterKeys(target)
   const toVectorArray = await findVectorArray(connection, target.kind === 'native')
   const progress = terminal.progress('seed', count)
-  await seedFaces(connection, toVectorArray, tenant.id, count, progress.advance)
+  await seedFaces(connection, toVectorArray, masterKeys, tenant.id, count, progress.advance)
   progress.done()
   await settle(connection)
   terminal.ok(`${toCount(count, 'face')} added to "${tenant.name}"`)
@@ -297,16 +301,17 @@ async function importFile(context: Context, path: string, options: ImportCommand
       const tenant = await findTenant(connection, options.tenant)
       requireLasting(tenant)
       const model = requireModel(options.model, toSettings(tenant.settings).model.id)
+      const findKeys = async () => findTemplateKeys(connection, await requireMasterKeys(target), tenant.id, model)
       const toVectorArray = await findVectorArray(connection, target.kind === 'native')
+      const gallery = isDryRun ? null : { tenantId: tenant.id, keys: await findKeys(), model, toVectorArray }
       const progress = terminal.progress(isDryRun ? 'check' : 'import', file.total)
       let place = 0
       try {
-        const totals = await importFaces(connection, toVectorArray, file, {
-          tenantId: tenant.id,
-          model,
+        const totals = await importFaces(connection, file, {
+          gallery,
+          findKeys,
           isReplacing: options.replace ?? false,
           batchSize: options.batch,
-          isDryRun,
           onRows(count) {
             place += count
             progress.advance(count)
@@ -434,7 +439,8 @@ async function makeTenant(context: Context, name: string, environment: Environme
     if ((await listTenants(connection)).some((tenant) => tenant.name === name)) {
       terminal.warn(`another tenant is called "${name}": tell them apart by their ids`)
     }
-    const id = await asOwner(connection, () => createTenant(connection, name, environment))
+    const masterKeys = await requireMasterKeys(target)
+    const id = await asOwner(connection, () => createTenant(connection, masterKeys, name, environment))
     terminal.result({ id, name, environment }, [id])
   })
 }

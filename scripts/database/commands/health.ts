@@ -7,7 +7,7 @@ import { promisify, styleText } from 'node:util'
 import { Argument, type Command, InvalidArgumentError, Option } from 'commander'
 import type { Connection } from '../connection.ts'
 import { type Context, toContext } from '../context.ts'
-import { examine, type Finding, hasSchema, type Level, NO_SCHEMA } from '../doctor.ts'
+import { examine, type Finding, hasSchema, NO_SCHEMA } from '../doctor.ts'
 import { inSnapshot } from '../inventory.ts'
 import { type LintFinding, lint, toSentence } from '../linter.ts'
 import { findVersion, listMigrations } from '../migrate.ts'
@@ -15,6 +15,7 @@ import { type Row, readStatistics, SECTION_NAMES, type SectionName } from '../st
 import { describeTarget, type NativeTarget, requireNative, type Target, toHost, withConnection } from '../target.ts'
 import { type IndexOptions, tuneIndex } from '../tenant-index.ts'
 import { CommandError, EXIT, type Terminal, toCount } from '../terminal.ts'
+import type { Level } from '../verdict.ts'
 
 /** Of docker-compose.yml. */
 const CONTAINER = 'rekko-postgres'
@@ -171,7 +172,7 @@ async function findContainer({ url }: NativeTarget): Promise<string | null> {
 }
 
 /** Opening the embedded database makes one: looking must not. */
-async function requireExisting(target: Target): Promise<void> {
+export async function requireExisting(target: Target): Promise<void> {
   if (target.kind === 'native') return
   await access(target.folder).catch(() => {
     throw new CommandError(

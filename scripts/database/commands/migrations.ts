@@ -6,6 +6,7 @@ import { bootstrap, LOGIN_ROLES, type LoginRole } from '../bootstrap.ts'
 import type { Connection } from '../connection.ts'
 import { type Context, toContext } from '../context.ts'
 import { DEVELOPMENT_PASSWORDS } from '../development.ts'
+import { findMasterKeys } from '../master-keys.ts'
 import {
   checksumOf,
   fileName,
@@ -16,6 +17,7 @@ import {
   MIGRATIONS,
   migrate,
   planMigrations,
+  type Version,
 } from '../migrate.ts'
 import { findSchemaFindings } from '../schema-comparison.ts'
 import { describeTarget, requireDirect, type Target, withConnection } from '../target.ts'
@@ -102,10 +104,27 @@ async function moveTo(context: Context, findGoal: (current: number) => Promise<n
       await confirmLoss(context, `Roll back to version ${goal}? What the rolled back migrations hold is lost.`)
     }
     if (goal >= current) await bootstrap(connection, readPasswords(target))
-    const reached = await migrate(connection, goal, (step) => terminal.info(step))
+    const reached = await migrateTo(context, connection, goal)
     terminal.ok(`version ${reached.version}`)
     if (terminal.isJson) terminal.result(reached, [])
   })
+}
+
+/** Migrates, and shows how far the protection of faces that are there has come. */
+async function migrateTo(context: Context, connection: Connection, goal: number | undefined): Promise<Version> {
+  const { target, terminal } = context
+  let progress: ReturnType<typeof terminal.progress> | undefined
+  let before = 0
+  const reached = await migrate(connection, goal, (step) => terminal.info(step), MIGRATIONS, {
+    masterKeys: await findMasterKeys(target),
+    onFaces(done, total) {
+      progress ??= terminal.progress('protect', total)
+      progress.advance(done - before)
+      before = done
+    },
+  })
+  progress?.done()
+  return reached
 }
 
 async function reset(context: Context): Promise<void> {
@@ -117,7 +136,7 @@ async function reset(context: Context): Promise<void> {
   await withConnection(target, async (connection) => {
     await bootstrap(connection, readPasswords(target))
     await migrate(connection, 0, (step) => terminal.info(step))
-    const reached = await migrate(connection, undefined, (step) => terminal.info(step))
+    const reached = await migrateTo(context, connection, undefined)
     terminal.ok(`version ${reached.version}, empty`)
   })
 }

@@ -16,9 +16,9 @@ export type Confirmation = 'confirmed' | 'not opened' | 'differs' | 'below thres
 
 // The stored vector is the sealed embedding, rotated: rounding explains 1e-6, and an edited row does not hide in 1e-3.
 const MAX_DIFFERENCE = 1e-3
-// Bar of the rotation's error. Without it an honest match at the threshold, where the database rounds up and we down,
-// would be called tampering.
-const ROUNDING = 1e-6
+// The database decides by distances that it has rounded to five decimals, of float32 sums. Without this, an honest match at
+// the threshold, where it rounds up and we down, would be called tampering.
+const ROUNDING = 1e-5
 
 /**
  * Only 'confirmed' may become a match in an answer.

@@ -2,7 +2,7 @@
 // wrapped. It is random and not derived from the master, so that destroying it shreds the tenant. No I/O but randomness.
 import { decrypt, encrypt, OVERHEAD_BYTES } from './aead.ts'
 import { KEY_BYTES } from './hkdf.ts'
-import type { MasterKeys } from './master-keys.ts'
+import { type MasterKeys, newestMasterKey } from './master-keys.ts'
 import { concatenate, label, type Octets, u16, uuid } from './octets.ts'
 
 /** Whose secret it is, and which of the tenant's: both are bound to the wrapped bytes. */
@@ -21,6 +21,8 @@ export class UnwrapError extends Error {
   }
 }
 
+/** Of a tenant's first secret. */
+export const FIRST_VERSION = 1
 const FORMAT = 0x01
 const HEADER_BYTES = 3
 const WRAPPED_BYTES = HEADER_BYTES + OVERHEAD_BYTES + KEY_BYTES
@@ -29,6 +31,16 @@ const LABEL = label('rekko/pt1/wrap')
 /** @returns 32 bytes, for the caller to wrap, use and wipe */
 export function generateDataSecret(): Octets {
   return crypto.getRandomValues(new Uint8Array(KEY_BYTES))
+}
+
+/** @returns a new secret of this owner under the newest master key, wrapped; nobody has seen it */
+export async function wrapNewDataSecret(masterKeys: MasterKeys, owner: SecretOwner): Promise<Octets> {
+  const secret = generateDataSecret()
+  try {
+    return await wrapDataSecret(masterKeys, newestMasterKey(masterKeys), owner, secret)
+  } finally {
+    secret.fill(0)
+  }
 }
 
 /**

@@ -1,4 +1,5 @@
-// How PT1 writes names and numbers as bytes: big-endian integers, raw uuids, texts behind their length. No I/O.
+// How PT1 writes names and numbers as bytes: big-endian integers, raw uuids, texts behind their length; and bytes as
+// text, for the database. No I/O.
 
 export type Octets = Uint8Array<ArrayBuffer>
 
@@ -69,4 +70,20 @@ export function prefixed(text: string): Octets {
   if (!text.isWellFormed()) throw new RangeError('a text is not well-formed Unicode')
   const bytes = utf8(text.normalize('NFC'))
   return concatenate(u16(bytes.length), bytes)
+}
+
+/** RFC 4648, section 4. */
+export function toBase64(bytes: Uint8Array): string {
+  let text = ''
+  for (const byte of bytes) text += String.fromCharCode(byte)
+  return btoa(text)
+}
+
+/**
+ * Also what PostgreSQL writes, which breaks its lines.
+ *
+ * @throws DOMException for what is not base64
+ */
+export function fromBase64(text: string): Octets {
+  return Uint8Array.from(atob(text), (character) => character.charCodeAt(0))
 }

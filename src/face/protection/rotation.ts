@@ -91,6 +91,16 @@ export function rotate({ reflectors, signs }: Rotation, embedding: Embedding): R
   return Float32Array.from(y) as RotatedEmbedding
 }
 
+/**
+ * The 512-bit sign code by which search makes its shortlist: bit i is 1 where component i is positive, as pgvector's
+ * `binary_quantize` has it.
+ */
+export function signCode(rotated: Float32Array): string {
+  let code = ''
+  for (const component of rotated) code += component > 0 ? '1' : '0'
+  return code
+}
+
 /** y -= u (u . y), on the coordinates from `first` to the last; u begins at `start`. */
 function reflect(y: Float64Array, first: number, reflectors: Float32Array, start: number): void {
   const shift = start - first

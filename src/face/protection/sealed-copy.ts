@@ -7,8 +7,8 @@ import { concatenate, label, type Octets, prefixed, u16, uuid } from './octets.t
 
 /** What a sealed copy is bound to, beside the tenant and the version of its keyring. */
 export interface SealedFace {
-  /** Canonical uuid. */
-  faceId: string
+  /** Canonical uuid, new with every template: a face that is replaced keeps its own id. */
+  templateId: string
   externalId: string
   model: string
 }
@@ -47,6 +47,13 @@ export async function open(keyring: Keyring, face: SealedFace, sealed: Octets): 
   return embedding as Embedding
 }
 
-function toAssociated({ tenantId, version }: Keyring, { faceId, externalId, model }: SealedFace): Octets {
-  return concatenate(BOUND_FORMAT, u16(version), uuid(tenantId), uuid(faceId), prefixed(externalId), prefixed(model))
+function toAssociated({ tenantId, version }: Keyring, { templateId, externalId, model }: SealedFace): Octets {
+  return concatenate(
+    BOUND_FORMAT,
+    u16(version),
+    uuid(tenantId),
+    uuid(templateId),
+    prefixed(externalId),
+    prefixed(model),
+  )
 }

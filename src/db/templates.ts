@@ -1,0 +1,127 @@
+// How a probe is compared with what is stored: under the rotation of each key. What comes back as a match is not believed
+// before the sealed copy agrees.
+import { toSql } from 'pgvector'
+import type { Embedding } from '../face/embedding.ts'
+import { type Confirmation, confirm } from '../face/protection/confirmation.ts'
+import { type Keyring, rotationOf } from '../face/protection/keyring.ts'
+import { fromBase64 } from '../face/protection/octets.ts'
+import { type RotatedEmbedding, rotate, signCode } from '../face/protection/rotation.ts'
+import { Problem } from '../problem.ts'
+import type { Statement } from './neon.ts'
+import type { TemplateKeys } from './template-keys.ts'
+import type { TenantDatabase } from './tenant.ts'
+
+/** The text in which a vector travels to PostgreSQL. Only what was rotated has the type. */
+export function toVector(embedding: RotatedEmbedding): string {
+  // toSql answers null for null only
+  return toSql(Array.from(embedding)) as string
+}
+
+/** A probe under each live key of the tenant: faces are compared with the one of their own key. */
+export interface ProtectedProbe {
+  embedding: Embedding
+  model: string
+  rotations: { keyring: Keyring; vector: string; code: string }[]
+}
+
+export async function toProtectedProbe(keys: TemplateKeys, model: string, probe: Embedding): Promise<ProtectedProbe> {
+  const rotations = keys.map((keyring) => {
+    const rotated = rotate(rotationOf(keyring, model), probe)
+    return { keyring, vector: toVector(rotated), code: signCode(rotated) }
+  })
+  return { embedding: probe, model, rotations }
+}
+
+/**
+ * SQL: the cosine distance of a row of faces and the probe; null for one under a key that is not live.
+ *
+ * Rounded to five decimals. A rotation keeps a cosine to within 3e-8, and pgvector adds 512 products in float32, which
+ * errs by up to 6e-7 (measured: 2,000 pairs under 40 rotations, PGlite; 1.5e-7 on PostgreSQL 17). Unrounded, two
+ * embeddings at exactly the threshold are a match under one tenant's rotation and none under another's; at six decimals
+ * still 8 of those pairs.
+ */
+export function distanceTo({ sql }: TenantDatabase, { rotations }: ProtectedProbe): Statement {
+  const cases = rotations.reduce(
+    (before, { keyring, vector }) => sql`${before} when ${keyring.version}::integer then ${vector}::vector`,
+    sql``,
+  )
+  return sql`round((embedding <=> case key_version${cases} end)::numeric, 5)::float8`
+}
+
+/** SQL: true, or the error by which the door learns that the tenant was re-keyed since the probe was protected. */
+export function keysAreLive({ sql }: TenantDatabase, { rotations }: ProtectedProbe): Statement {
+  return sql`require_template_keys(${rotations.map(({ keyring }) => keyring.version)}::integer[])`
+}
+
+/** A face that the database says matches the probe. */
+export type ClaimedMatch = {
+  face_id: string
+  external_id: string
+  template_id: string
+  key_version: number
+  /** Base64. */
+  sealed: string
+  distance: number
+}
+
+/** Which decision of the database is in question; neither, where it made none. */
+export interface Decision {
+  verificationId?: string
+  identificationId?: string
+}
+
+/**
+ * Opens the sealed copies of matches, and compares again what is in them with the probe as it came.
+ *
+ * @param maxDistance the largest distance that is a match
+ * @throws Problem TEMPLATE_INTEGRITY for the first that does not agree, which is noted before
+ */
+export async function requireConfirmed(
+  db: TenantDatabase,
+  probe: ProtectedProbe,
+  maxDistance: number,
+  matches: readonly ClaimedMatch[],
+  decision: Decision,
+): Promise<void> {
+  for (const match of matches) {
+    const confirmation = await confirmMatch(probe, maxDistance, match)
+    if (confirmation !== 'confirmed') throw await tampered(db, confirmation, match.face_id, decision)
+  }
+}
+
+async function confirmMatch(probe: ProtectedProbe, maxDistance: number, match: ClaimedMatch): Promise<Confirmation> {
+  const rotation = probe.rotations.find(({ keyring }) => keyring.version === match.key_version)
+  if (!rotation) return 'not opened'
+  return confirm(
+    rotation.keyring,
+    {
+      face: { templateId: match.template_id, externalId: match.external_id, model: probe.model },
+      sealed: fromBase64(match.sealed),
+      distance: match.distance,
+    },
+    probe.embedding,
+    maxDistance,
+  )
+}
+
+/** Notes, in a transaction of its own, that a face is not what was enrolled; answers what the client is told. */
+export async function tampered(
+  db: TenantDatabase,
+  reason: Exclude<Confirmation, 'confirmed'>,
+  faceId: string,
+  { verificationId, identificationId }: Decision,
+): Promise<Problem> {
+  db.noteTampering(reason)
+  await db.run(db.sql`
+    insert into integrity_events (tenant_id, verification_id, identification_id, face_id, reason, request_id)
+    values (
+      ${db.tenant.id}, ${verificationId ?? null}::uuid, ${identificationId ?? null}::uuid,
+      -- it may have been erased meanwhile
+      (select id from faces where tenant_id = ${db.tenant.id} and id = ${faceId}::uuid),
+      ${reason}, ${db.requestId}
+    )`)
+  return new Problem(
+    'TEMPLATE_INTEGRITY',
+    'Check the person in another way, and enroll them again: PUT /v1/faces/{external_id}.',
+  )
+}

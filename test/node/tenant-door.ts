@@ -1,0 +1,39 @@
+// The Worker's door to a tenant, for tests in Node: the statements of src/db/ over a plain connection, with the real keys.
+// Fake: the way to the database, and that nobody's credential is checked.
+import { neon, SqlTemplate } from '@neondatabase/serverless'
+import { readDevelopmentMasterKeys } from '../../scripts/database/development.ts'
+import type { Statement } from '../../src/db/neon.ts'
+import type { TemplateKeys } from '../../src/db/template-keys.ts'
+import type { TenantDatabase } from '../../src/db/tenant.ts'
+import { toSettings } from '../../src/settings.ts'
+
+/** What the tests' databases are wrapped with. */
+export const masterKeys = await readDevelopmentMasterKeys()
+
+/** @param query runs one statement inside the tenant, as rekko_app */
+export function openDoor(
+  tenantId: string,
+  keys: TemplateKeys,
+  query: (text: string, parameters: unknown[]) => Promise<object[]>,
+): TenantDatabase {
+  async function run<Result>(statement: Statement): Promise<Result[]> {
+    if (!(statement.queryData instanceof SqlTemplate)) throw new TypeError('not written with the sql template')
+    const { query: text, params } = statement.queryData.toParameterizedQuery()
+    return (await query(text, params)) as Result[]
+  }
+  return {
+    tenant: { id: tenantId, environment: 'test', settings: toSettings({}) },
+    requestId: 'a request',
+    sql: neon('postgres://nobody:nothing@nowhere.test/none'),
+    scopes: new Set(),
+    run,
+    async runProtected<Result, Protected>(
+      protect: (keys: TemplateKeys) => Promise<Protected>,
+      write: (protected_: Protected) => Statement,
+    ) {
+      const found = await protect(keys)
+      return { rows: await run<Result>(write(found)), protected: found }
+    },
+    noteTampering() {},
+  }
+}
