@@ -1,6 +1,6 @@
 # Everything a newcomer or CI runs. `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help install install-tools dev dev-clean dev-reset demo test fuzz check format bundle bench-templates mutants \
+.PHONY: help install install-tools dev dev-clean dev-reset demo calibrate test fuzz check format bundle bench-templates mutants \
   docker-up docker-down docker-logs docker-clean \
   db-status db-psql db-seed db-dump db-restore db-doctor db-lint db-stats \
   db-migrate-up db-migrate-down db-migrate-reset db-migrate-version
@@ -33,6 +33,9 @@ dev-reset: $(INSTALLED) ## Delete the development data, after a confirmation (YE
 
 demo: $(INSTALLED) ## Run the main job for real and print totals (FACES=file.csv for real embeddings)
 	@exec $(WITH_NODE) node scripts/demo.ts
+
+calibrate: $(INSTALLED) ## Say what thresholds your recognizer supports (PAIRS=pairs.csv or FACES=faces.csv; ARGS=--help)
+	@$(WITH_NODE) node scripts/calibrate.ts $(if $(PAIRS),--pairs "$$PAIRS") $(if $(FACES),--embeddings "$$FACES") $(ARGS)
 
 test: $(INSTALLED) $(TYPES) ## Run the whole suite (DATABASE_URL=... for a real PostgreSQL)
 	@$(WITH_NODE) npm run --silent test

@@ -93,7 +93,7 @@ export function gaussian(random: () => number): number {
 }
 
 /** Marsaglia's xorshift32 (2003): small, and the same everywhere. Not for secrets. */
-function createRandom(seed: number): () => number {
+export function createRandom(seed: number): () => number {
   let state = seed | 0 || 1
   return () => {
     state ^= state << 13

@@ -129,7 +129,8 @@ function bar(share: number): string {
   return '█'.repeat(filled) + '░'.repeat(width - filled)
 }
 
-function toTable(rows: Record<string, string | number | boolean | null>[]): string[] {
+/** An aligned table, with its header. */
+export function toTable(rows: Record<string, string | number | boolean | null>[]): string[] {
   const [first] = rows
   if (!first) return ['(no rows)']
   const columns = Object.keys(first).map((name) => {
