@@ -1,13 +1,15 @@
 // Proves that the commands shown in the documents work: the README's requests are run, as they stand,
 // against the service that `make dev` starts (the port apart), and every make target named anywhere
-// exists. The operator's guide is run command by command, on native PostgreSQL. Nothing is fake.
+// exists. The operator's guide is run command by command, on native PostgreSQL; the guide to thresholds on made faces, which
+// alone are fake.
 import { execFile } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
-import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises'
+import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { describe, expect, it } from 'vitest'
+import { generateGallery } from '../../scripts/gallery.ts'
 import { createApiKey, createTenant } from '../../scripts/provision.ts'
 import { startService } from '../../scripts/service.ts'
 import { findFreePort } from '../../scripts/worker.ts'
@@ -122,6 +124,36 @@ describe('the documents', () => {
     },
     240_000,
   )
+
+  it('show commands in the guide to thresholds that work, in that order', async () => {
+    const text = await readFile(join(ROOT, 'docs/thresholds.md'), 'utf8')
+    const commands = [...text.matchAll(/^\$ (.+)$/gm)].map(([, command = '']) => command)
+    expect(commands.length).toBeGreaterThan(3)
+    const home = await mkdtemp(join(tmpdir(), 'rekko-thresholds-'))
+    const samples = generateGallery(5, 2, 1).flatMap(({ name, samples }) => samples.map((sample) => [name, ...sample]))
+    const header = ['identity', ...Array.from({ length: 512 }, (_, index) => `e${index}`)]
+    await writeFile(join(home, 'faces.csv'), [header, ...samples].join('\n'))
+    await writeFile(join(home, 'pairs.csv'), 'same,cosine\n1,0.6\n0,0.1\n')
+    // newer than package.json: make does not install anything under the feet of the other tests
+    await writeFile(join(home, 'installed'), '')
+    try {
+      for (const command of commands) {
+        const here = command.replaceAll(/\b(faces|pairs)\.(csv|svg)/g, `${home}/$&`)
+        const run = promisify(execFile)('bash', ['-euc', here], {
+          cwd: ROOT,
+          env: { ...process.env, NO_COLOR: '1', MAKEFLAGS: `-- INSTALLED=${home}/installed` },
+        })
+        const outcome = await run.then(
+          ({ stdout }) => stdout,
+          (error: { code: number; stderr: string }) => `ended with ${error.code}: ${error.stderr}`,
+        )
+        expect([command, outcome]).toEqual([command, expect.stringMatching(/^Calibration of|"proposals"/m)])
+      }
+      expect((await readdir(home)).sort()).toEqual(['faces.csv', 'faces.svg', 'installed', 'pairs.csv', 'pairs.svg'])
+    } finally {
+      await rm(home, { recursive: true })
+    }
+  })
 
   it.each([
     ['docs/database.md', 'docs/banco-de-dados.md'],
