@@ -68,7 +68,7 @@ function tenth(value: number): number {
   return Math.round(value * 10) / 10
 }
 
-/** Cut, not rounded: what missed a threshold must not read as if it had met it. */
+/** Cut, not rounded: what missed a threshold must not read as if it had met it. A float32's 0.95 is 0.94999999. */
 function cut(score: number): number {
-  return Math.floor(score * 10_000) / 10_000
+  return Math.floor(score * 10_000 + 1e-3) / 10_000
 }

@@ -5,8 +5,6 @@ export interface Limits {
   maxPixels: number
   bodyMs: number
   analysisMs: number
-  /** How long a thread that was told to stop may go on before it is ended. */
-  stopMs: number
 }
 
 export const LIMITS: Limits = {
@@ -18,7 +16,6 @@ export const LIMITS: Limits = {
   bodyMs: 10_000,
   // waiting included: a gate's client has given up by then
   analysisMs: 10_000,
-  stopMs: 5_000,
 }
 
 /**

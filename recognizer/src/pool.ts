@@ -1,4 +1,5 @@
 // Analysis threads behind a bounded number of places: who has none is told at once, not kept waiting.
+import { setTimeout as sleep } from 'node:timers/promises'
 import { Worker } from 'node:worker_threads'
 import type { Analysis, Task } from './analysis.ts'
 import type { Order, Report, ThreadData } from './analysis-thread.ts'
@@ -44,6 +45,8 @@ interface Thread {
 
 /** A thread that broke is replaced, but not in a loop that burns a core. */
 const RESTART_MS = 1_000
+/** Longer than a step takes that nobody waits for any more. */
+const CLOSE_MS = 10_000
 
 /**
  * @param threads how many images are analyzed at once, each on one core
@@ -111,17 +114,16 @@ export async function startPool(models: Models, threads: number, queue: number, 
     thread.worker.postMessage(job.order)
   }
 
-  /** Drops what waits; tells the thread that works on it to stop, and ends it when it does not. */
+  /**
+   * Drops what waits, and tells the thread that works on it to stop at its next step. It is not ended: inside the
+   * inference engine that ends the whole process (onnxruntime-node 1.30). Each step is bounded: decoding by its time
+   * limit, an inference by its network.
+   */
   function abandon(job: Job): void {
     const at = waiting.indexOf(job)
     if (at >= 0) waiting.splice(at, 1)
     for (const thread of all) {
-      if (thread.job !== job) continue
-      Atomics.store(thread.abandoned, 0, 1)
-      const timer = setTimeout(() => {
-        if (thread.job === job) void thread.worker.terminate()
-      }, limits.stopMs)
-      timer.unref()
+      if (thread.job === job) Atomics.store(thread.abandoned, 0, 1)
     }
   }
 
@@ -164,6 +166,8 @@ export async function startPool(models: Models, threads: number, queue: number, 
     },
     async close() {
       isClosing = true
+      // see abandon: only a thread that does nothing may be ended
+      for (const from = Date.now(); idle.length < all.size && Date.now() - from < CLOSE_MS; ) await sleep(10)
       await Promise.all([...all].map(({ worker }) => worker.terminate()))
     },
   }

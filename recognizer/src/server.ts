@@ -51,6 +51,7 @@ const MAX_CONNECTIONS = 512
 export async function startRecognizer(models: Models, options: RecognizerOptions): Promise<Recognizer> {
   const { secret, limits = LIMITS, log = console.log } = options
   const pool = await startPool(models, options.threads, options.queue, limits)
+  let isClosing = false
   let proof: { at: number; ready: Promise<boolean> } | null = null
 
   const answer = (request: IncomingMessage, response: ServerResponse) => {
@@ -62,10 +63,16 @@ export async function startRecognizer(models: Models, options: RecognizerOptions
       gone.abort()
       log(toLine(trace, request, response))
     })
-    route(request, response, trace, gone.signal).then(
-      (body) => send(request, response, 200, body),
-      (error: unknown) => refuse(request, response, trace, error),
-    )
+    void route(request, response, trace, gone.signal)
+      .then(
+        (body) => ({ status: 200, body }),
+        (error: unknown) => refuse(request, response, trace, error),
+      )
+      .then(({ status, body }) => {
+        // or a connection that is kept open would keep us from stopping
+        if (isClosing) response.setHeader('Connection', 'close')
+        send(request, response, status, body)
+      })
   }
   const server = createServer(answer)
   // whoever asks before sending ("Expect: 100-continue") is refused before sending
@@ -141,6 +148,7 @@ export async function startRecognizer(models: Models, options: RecognizerOptions
   return {
     url: `http://${options.host}:${port}`,
     async close() {
+      isClosing = true
       const closed = new Promise((resolve) => server.close(resolve))
       server.closeIdleConnections()
       const timer = setTimeout(() => server.closeAllConnections(), limits.bodyMs + limits.analysisMs)
@@ -180,7 +188,7 @@ function toTask(parameters: URLSearchParams): Task {
   return { faces, embedding: tasks.includes('embedding'), liveness: tasks.includes('liveness') }
 }
 
-function refuse(request: IncomingMessage, response: ServerResponse, trace: Trace, error: unknown): void {
+function refuse(request: IncomingMessage, response: ServerResponse, trace: Trace, error: unknown) {
   const refusal = error instanceof Refusal ? error : new Refusal('INTERNAL')
   trace.code = refusal.code
   if (error instanceof Fault) trace.fault = error.fault
@@ -188,7 +196,7 @@ function refuse(request: IncomingMessage, response: ServerResponse, trace: Trace
   if (refusal.code === 'METHOD_NOT_ALLOWED') response.setHeader('Allow', METHODS[toUrl(request).pathname] ?? '')
   if (refusal.code === 'UNAUTHORIZED') response.setHeader('WWW-Authenticate', 'Bearer')
   if (refusal.status === 503) response.setHeader('Retry-After', '1')
-  send(request, response, refusal.status, { code: refusal.code, detail: refusal.detail })
+  return { status: refusal.status, body: { code: refusal.code, detail: refusal.detail } }
 }
 
 function send(request: IncomingMessage, response: ServerResponse, status: number, body: unknown): void {

@@ -5,8 +5,6 @@ interface Options {
   limitInputPixels?: number | boolean
   failOn?: 'none' | 'truncated' | 'error' | 'warning'
   pages?: number
-  raw?: { width: number; height: number; channels: 1 | 2 | 3 | 4 }
-  create?: { width: number; height: number; channels: 3 | 4; background: string }
 }
 
 interface Sharp {
@@ -17,12 +15,6 @@ interface Sharp {
   flatten(options: { background: string }): Sharp
   toColourspace(space: 'srgb'): Sharp
   raw(options?: { depth?: 'uchar' }): Sharp
-  blur(sigma: number): Sharp
-  linear(factor: number, offset: number): Sharp
-  jpeg(options?: { quality?: number }): Sharp
-  png(): Sharp
-  webp(options?: { loop?: number }): Sharp
-  toBuffer(): Promise<Buffer>
   toBuffer(options: {
     resolveWithObject: true
   }): Promise<{ data: Buffer; info: { width: number; height: number; channels: number } }>

@@ -25,7 +25,7 @@ export interface Similarity {
 }
 
 /** More samples per axis than this change an embedding by nothing that can be measured. */
-const MAX_CROP_SAMPLES = 4
+const MAX_CROP_SAMPLES = 2
 
 /**
  * Shrinks a picture into the upper left corner of a black square, as OpenCV's `resize` does by default (bilinear,
@@ -88,19 +88,20 @@ export function cropAligned(picture: Picture, toPicture: Similarity, size: numbe
   const { a, b, x0, y0 } = toPicture
   // a pixel of the crop that covers several of the picture is their mean: one sample alone would be noise
   const samples = Math.max(1, Math.min(MAX_CROP_SAMPLES, Math.round(Math.hypot(a, b))))
-  const share = 1 / (samples * samples)
   const plane = size * size
   const planes = new Float32Array(plane * 3)
+  const sample = new Float64Array(3)
   for (let y = 0; y < size; y++) {
     for (let x = 0; x < size; x++) {
-      const to = y * size + x
+      sample.fill(0)
       for (let j = 0; j < samples; j++) {
         const v = y + (j + 0.5) / samples - 0.5
         for (let i = 0; i < samples; i++) {
           const u = x + (i + 0.5) / samples - 0.5
-          addBilinear(picture, a * u - b * v + x0, b * u + a * v + y0, share, planes, to, plane)
+          addBilinear(picture, a * u - b * v + x0, b * u + a * v + y0, sample)
         }
       }
+      store(planes, y * size + x, plane, sample, samples * samples)
     }
   }
   return { data: planes, width: size, height: size }
@@ -130,42 +131,50 @@ export function cropStretched(
 ): Planes {
   const plane = size * size
   const planes = new Float32Array(plane * 3)
+  const sample = new Float64Array(3)
   const stepX = (box.right - box.left) / size
   const stepY = (box.bottom - box.top) / size
   for (let y = 0; y < size; y++) {
     const v = clamp((y + 0.5) * stepY - 0.5, 0, box.bottom - box.top - 1) + box.top
     for (let x = 0; x < size; x++) {
       const u = clamp((x + 0.5) * stepX - 0.5, 0, box.right - box.left - 1) + box.left
-      addBilinear(picture, u, v, 1, planes, y * size + x, plane)
+      sample.fill(0)
+      addBilinear(picture, u, v, sample)
+      store(planes, y * size + x, plane, sample, 1)
     }
   }
   return { data: planes, width: size, height: size }
 }
 
-function addBilinear(
-  { data, width, height }: Picture,
-  x: number,
-  y: number,
-  share: number,
-  planes: Float32Array,
-  to: number,
-  plane: number,
-): void {
+/** Adds the picture's color at a point between its pixels; beyond the picture there is black. */
+function addBilinear({ data, width, height }: Picture, x: number, y: number, sum: Float64Array): void {
   const left = Math.floor(x)
   const top = Math.floor(y)
-  for (let row = top; row <= top + 1; row++) {
-    if (row < 0 || row >= height) continue
-    const weightY = share * (row === top ? 1 - (y - top) : y - top)
-    for (let column = left; column <= left + 1; column++) {
-      if (column < 0 || column >= width) continue
-      const weight = weightY * (column === left ? 1 - (x - left) : x - left)
-      const at = (row * width + column) * 3
-      // inside: row and column were checked, and `to` is the caller's loop over the planes
-      planes[to] = (planes[to] as number) + weight * (data[at] as number)
-      planes[to + plane] = (planes[to + plane] as number) + weight * (data[at + 1] as number)
-      planes[to + 2 * plane] = (planes[to + 2 * plane] as number) + weight * (data[at + 2] as number)
-    }
+  if (left < -1 || top < -1 || left >= width || top >= height) return
+  // a neighbor beyond the edge weighs nothing, and is read from inside
+  const west = left >= 0 ? 1 - (x - left) : 0
+  const east = left + 1 < width ? x - left : 0
+  const north = top >= 0 ? 1 - (y - top) : 0
+  const south = top + 1 < height ? y - top : 0
+  const above = (top >= 0 ? top : 0) * width
+  const below = (top + 1 < height ? top + 1 : top) * width
+  const first = left >= 0 ? left : 0
+  const second = left + 1 < width ? left + 1 : left
+  const nw = (above + first) * 3
+  const ne = (above + second) * 3
+  const sw = (below + first) * 3
+  const se = (below + second) * 3
+  for (let channel = 0; channel < 3; channel++) {
+    sum[channel] =
+      // inside, see above
+      (sum[channel] as number) +
+      (west * (data[nw + channel] as number) + east * (data[ne + channel] as number)) * north +
+      (west * (data[sw + channel] as number) + east * (data[se + channel] as number)) * south
   }
+}
+
+function store(planes: Float32Array, to: number, plane: number, sum: Float64Array, samples: number): void {
+  for (let channel = 0; channel < 3; channel++) planes[to + channel * plane] = (sum[channel] as number) / samples
 }
 
 /** How a network wants its pixels: the order of the planes, and (x - mean) / std. */
