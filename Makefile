@@ -1,6 +1,7 @@
 # Everything a newcomer or CI runs. `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help install install-tools dev dev-clean dev-reset demo calibrate test fuzz check format bundle bench-templates mutants \
+.PHONY: help install install-tools dev dev-clean dev-reset demo test test-recognizer fuzz check format bundle bench-templates \
+  bench-recognizer calibrate mutants \
   docker-up docker-down docker-logs docker-clean \
   db-status db-psql db-seed db-dump db-restore db-doctor db-lint db-stats \
   db-migrate-up db-migrate-down db-migrate-reset db-migrate-version
@@ -8,6 +9,7 @@ SHELL := /bin/bash
 WITH_NODE := scripts/with-node
 INSTALLED := node_modules/.rekko-installed
 TYPES := worker-configuration.d.ts
+RECOGNIZER_INSTALLED := recognizer/node_modules/.rekko-installed
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  %-18s %s\n", $$1, $$2 }'
@@ -18,6 +20,11 @@ $(INSTALLED): package.json package-lock.json
 
 $(TYPES): wrangler.toml $(INSTALLED)
 	@$(WITH_NODE) npm run --silent types >/dev/null
+	@touch $@
+
+# a package of its own, of 300 MB: only what runs it installs it. Its types come from the root
+$(RECOGNIZER_INSTALLED): recognizer/package.json recognizer/package-lock.json $(INSTALLED)
+	$(WITH_NODE) npm ci --prefix recognizer --ignore-scripts --no-audit --no-fund --loglevel=error
 	@touch $@
 
 install: $(INSTALLED) ## Install what the project needs (the other targets do it too)
@@ -40,12 +47,17 @@ calibrate: $(INSTALLED) ## Say what thresholds your recognizer supports (PAIRS=p
 test: $(INSTALLED) $(TYPES) ## Run the whole suite (DATABASE_URL=... for a real PostgreSQL)
 	@$(WITH_NODE) npm run --silent test
 
+test-recognizer: $(RECOGNIZER_INSTALLED) ## Check and test the recognizer service (REKKO_FACES_DIR=folder for real faces)
+	@$(WITH_NODE) npx tsc --noEmit -p recognizer/tsconfig.json
+	@$(WITH_NODE) npm test --silent --prefix recognizer
+
 fuzz: FUZZ_REQUESTS ?= 10000
 fuzz: $(INSTALLED) $(TYPES) ## Ask every route 10,000 things (FUZZ_REQUESTS=2000; FUZZ_SEED=... asks the same again)
 	@FUZZ_REQUESTS=$(FUZZ_REQUESTS) FUZZ_SEED=$(FUZZ_SEED) $(WITH_NODE) npm run --silent test -- --project worker test/worker/fuzz.test.ts
 
 check: $(INSTALLED) $(TYPES) ## Check types, format, lint and migrations
 	@$(WITH_NODE) npm run --silent typecheck
+	@$(WITH_NODE) npx tsc --noEmit -p recognizer/tsconfig.light.json
 	@$(WITH_NODE) npm run --silent lint
 	@$(WITH_NODE) npm run --silent lint:migrations
 
@@ -60,6 +72,9 @@ bundle: $(INSTALLED) ## Build the Worker as for production and print its size
 
 bench-templates: $(INSTALLED) ## Hold the protected templates to their bars (FACES=file.csv for real embeddings)
 	@$(WITH_NODE) node scripts/bench/templates.ts
+
+bench-recognizer: $(RECOGNIZER_INSTALLED) ## Hold an analysis to its bars of CPU and memory (needs REKKO_FACES_DIR; IMAGES=1000 for a short one)
+	@$(WITH_NODE) node recognizer/bench/analyze.ts
 
 install-tools: ## Nothing is left to install: the migrations are run by scripts/db.sh
 	@echo 'Nothing to install: scripts/db.sh runs the migrations, and fetches what it needs by itself.'

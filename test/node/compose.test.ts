@@ -68,10 +68,15 @@ describe('docker-compose.yml', () => {
     expect(native).toContain(`${url.username}:${url.password}@127.0.0.1:$port${url.pathname}`)
   })
 
+  it('starts the recognizer only when it is asked for: its networks are not in the repository', async () => {
+    const text = await readFile(join(ROOT, 'docker-compose.yml'), 'utf8')
+    expect(text).toMatch(/^ {2}recognizer:\n {4}profiles: \[recognizer\]$/m)
+  })
+
   it('opens no port to anybody but this machine', async () => {
     const text = await readFile(join(ROOT, 'docker-compose.yml'), 'utf8')
     const published = [...text.matchAll(/^ {6}- (\S+:\d+)$/gm)].map(([, port]) => port)
-    expect(published).toEqual(['127.0.0.1:5433:5432', '127.0.0.1:5434:5434'])
+    expect(published).toEqual(['127.0.0.1:5433:5432', '127.0.0.1:5434:5434', '127.0.0.1:8790:8790'])
   })
 })
 
