@@ -74,7 +74,8 @@ export async function startRecognizer(models: Models, options: RecognizerOptions
         send(request, response, status, body)
       })
   }
-  const server = createServer(answer)
+  // Node looks for overdue heads every 30 s by itself
+  const server = createServer({ connectionsCheckingInterval: 1_000 }, answer)
   // whoever asks before sending ("Expect: 100-continue") is refused before sending
   server.on('checkContinue', answer)
 
@@ -130,8 +131,10 @@ export async function startRecognizer(models: Models, options: RecognizerOptions
   server.keepAliveTimeout = 60_000
   server.maxConnections = MAX_CONNECTIONS
   server.on('clientError', (_error, socket) => {
-    if (socket.writable) socket.end('HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n')
-    else socket.destroy()
+    // half closed is not enough: who drips a head would go on
+    const hangUp = () => socket.destroy()
+    if (!socket.writable) return hangUp()
+    socket.end('HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n', hangUp)
   })
 
   try {

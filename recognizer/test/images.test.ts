@@ -115,6 +115,15 @@ describe('an image', () => {
     }
   })
 
+  it('of another kind has no decoder in this process at all, should its magic bytes ever pass', async () => {
+    for (const bytes of [await upright().gif().toBuffer(), await upright().tiff().toBuffer()]) {
+      await assert.rejects(sharp(bytes).metadata())
+    }
+    await assert.rejects(
+      sharp(Buffer.from('<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>')).metadata(),
+    )
+  })
+
   it('that is damaged is 422, and nothing of the decoder is told', async () => {
     const jpeg = await upright().jpeg().toBuffer()
     const png = await upright().png().toBuffer()

@@ -77,6 +77,15 @@ describe('an analysis', () => {
     assert.ok((embedding[248] ?? 0) < 0, 'no red below')
   })
 
+  it('answers in pixels of an image that was shrunk to be looked at', async () => {
+    const large = await sharp(HALVES).resize(3200, 2400).jpeg().toBuffer()
+    const { image, faces } = await read(service.analyze(large))
+    assert.deepEqual(image, { width: 3200, height: 2400 })
+    assert.deepEqual(faces[0]?.box, { x: 1000, y: 800, width: 1000, height: 1200 })
+    // what was looked at has 1600
+    assert.equal(faces[0]?.quality.face_size_px, 500)
+  })
+
   it('calls what is green live, in the mean of both crops, and what is gray not', async () => {
     const green = (await read(service.analyze(GREEN))).faces[0]
     const gray = (await read(service.analyze(GRAY))).faces[0]
@@ -213,7 +222,7 @@ async function open(service: Service, head: string[]) {
     received += chunk.toString('latin1')
   })
   socket.on('error', () => {})
-  const closed = once(socket, 'close')
+  const closed = new Promise<void>((resolve) => socket.once('close', () => resolve()))
   socket.write(['POST /analyze HTTP/1.1', 'Host: r', `Authorization: Bearer ${SECRET}`, ...head, '', ''].join('\r\n'))
   const until = async (pattern: RegExp) => {
     for (const start = Date.now(); !pattern.test(received); await sleep(5)) {
@@ -259,8 +268,22 @@ describe('limits', () => {
     await until(/TIMEOUT/)
     assert.match(received(), /^HTTP\/1.1 503 .*Retry-After: 1/s)
     // whoever goes on sending is hung up on
-    await closed
+    assert.equal(await Promise.race([closed.then(() => 'closed'), sleep(3_000, 'open')]), 'closed')
     clearInterval(drip)
+    await service.stop()
+  })
+
+  it('end a head that never ends', async () => {
+    const service = await startService()
+    const socket = connect(Number(new URL(service.url).port), '127.0.0.1')
+    // not `once`, which throws for the error of writing to a closed socket
+    const closed = new Promise((resolve) => socket.once('close', () => resolve('closed')))
+    socket.on('error', () => {})
+    const drip = setInterval(() => socket.write('X-A: b\r\n'), 100)
+    socket.write('POST /analyze HTTP/1.1\r\n')
+    const outcome = await Promise.race([closed, sleep(8_000, 'open')])
+    clearInterval(drip)
+    assert.equal(outcome, 'closed')
     await service.stop()
   })
 
@@ -343,7 +366,7 @@ describe('stopping', () => {
     await sleep(50)
     const stopped = service.stop()
     assert.equal((await last).status, 200)
-    await stopped
+    assert.equal(await Promise.race([stopped.then(() => 'stopped'), sleep(3_000, 'running')]), 'stopped')
     await assert.rejects(fetch(`${service.url}/health`))
   })
 })
