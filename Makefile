@@ -1,7 +1,7 @@
 # Everything a newcomer or CI runs. `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help install install-tools dev dev-clean dev-reset demo test test-recognizer fuzz check format bundle bench-templates \
-  bench-recognizer calibrate mutants \
+.PHONY: help install install-recognizer install-tools dev dev-clean dev-reset demo test test-recognizer fuzz check format \
+  bundle bench-templates bench-recognizer calibrate mutants \
   docker-up docker-down docker-logs docker-clean \
   db-status db-psql db-seed db-dump db-restore db-doctor db-lint db-stats \
   db-migrate-up db-migrate-down db-migrate-reset db-migrate-version
@@ -29,7 +29,9 @@ $(RECOGNIZER_INSTALLED): recognizer/package.json recognizer/package-lock.json $(
 
 install: $(INSTALLED) ## Install what the project needs (the other targets do it too)
 
-dev: $(INSTALLED) ## Start everything on http://127.0.0.1:8787 and stay (PORT=8788; DB=docker or native)
+install-recognizer: $(RECOGNIZER_INSTALLED) ## Install what the recognizer of photographs needs: 300 MB
+
+dev: $(INSTALLED) $(if $(MODELS),$(RECOGNIZER_INSTALLED)) ## Start everything on http://127.0.0.1:8787 and stay (PORT=8788; DB=docker or native; MODELS=models.json for photographs)
 	@exec $(WITH_NODE) node scripts/dev.ts start
 
 dev-clean: $(INSTALLED) ## Stop what `make dev` started
@@ -38,7 +40,7 @@ dev-clean: $(INSTALLED) ## Stop what `make dev` started
 dev-reset: $(INSTALLED) ## Delete the development data, after a confirmation (YES=1 to skip it)
 	@$(WITH_NODE) node scripts/dev.ts reset
 
-demo: $(INSTALLED) ## Run the main job for real and print totals (FACES=file.csv for real embeddings)
+demo: $(INSTALLED) $(if $(IMAGES),$(RECOGNIZER_INSTALLED)) ## Run the main job for real and print totals (FACES=file.csv for real embeddings; IMAGES=folder MODELS=... for photographs)
 	@exec $(WITH_NODE) node scripts/demo.ts
 
 calibrate: $(INSTALLED) ## Say what thresholds your recognizer supports (PAIRS=pairs.csv or FACES=faces.csv; ARGS=--help)

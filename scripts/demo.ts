@@ -1,11 +1,16 @@
 // `make demo`: the main job for real. A database, the Worker in workerd, and over HTTP: enroll a gallery,
 // verify genuine people and impostors, identify known and unknown people, read audit and usage, erase.
-// Ends with one line of totals; fails when the gate would have let somebody wrong in.
+// Ends with one line of totals; fails when the gate would have let somebody wrong in. With IMAGES it does all of that from
+// photographs, with the recognizer beside the Worker.
 import { randomBytes } from 'node:crypto'
+import { mkdir } from 'node:fs/promises'
+import { join } from 'node:path'
 import { SCOPES } from '../src/auth/api-key.ts'
 import { FAILED_VERIFICATIONS } from '../src/settings.ts'
-import { generateGallery, type Identity, readGallery } from './gallery.ts'
+import { generateGallery, readGallery } from './gallery.ts'
+import { type Photograph, readGroups, readPeople } from './photographs.ts'
 import { createApiKey, createTenant } from './provision.ts'
+import { startRecognizer } from './recognizer.ts'
 import { startService, toServiceDatabase } from './service.ts'
 import { findFreePort } from './worker.ts'
 
@@ -14,9 +19,18 @@ const GENERATED = { people: 25, samplesEach: 3, seed: 20261123 }
 const UNKNOWN_EVERY = 5
 const CONCURRENCY = 8
 
+/** A face as the API takes it. */
+type Sample = { embedding: number[] } | { image: string }
+
+interface Identity {
+  name: string
+  /** The first is the one to enroll. */
+  samples: Sample[]
+}
+
 interface Probe {
   identity: string
-  sample: number[]
+  sample: Sample
 }
 
 interface Totals {
@@ -34,12 +48,11 @@ interface Totals {
 }
 
 async function main(): Promise<void> {
-  const file = process.env['FACES']
-  const people = file
-    ? await readGallery(file)
-    : generateGallery(GENERATED.people, GENERATED.samplesEach, GENERATED.seed)
+  const { FACES: file, IMAGES: images, MODELS: models = join(images ?? '', '../../models') } = process.env
+  const people = await findPeople(file, images)
   const { enrolled, genuine, unknown } = split(people)
-  report(`${people.length} people ${file ? 'from the file' : 'generated'}: ${enrolled.length} to enroll`)
+  const source = images ? 'in the photographs' : file ? 'from the file' : 'generated'
+  report(`${people.length} people ${source}: ${enrolled.length} to enroll`)
   if (enrolled.length < 2) throw new Error('The demo needs at least two people to enroll.')
 
   const port = await findFreePort(0)
@@ -47,14 +60,21 @@ async function main(): Promise<void> {
   // the demo's own embedded database is in memory: it never touches the data of `make dev`
   const database = process.env['DB'] === 'embedded' ? {} : toServiceDatabase({})
   report(`starting ${'url' in database ? 'on PostgreSQL' : 'the embedded database'}`)
-  const service = await startService(database, port ?? 0, pepper, report)
+  await mkdir('.rekko', { recursive: true })
+  const recognizer = images ? await startRecognizer(models) : null
+  const service = await startService(database, port ?? 0, pepper, report, recognizer).catch(async (error: unknown) => {
+    await recognizer?.stop()
+    throw error
+  })
   // its standard input ends the Worker with this process; the database goes with it too
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(130))
   try {
     const tenant = await createTenant(service.admin, service.masterKeys, 'Demo', 'test')
     const key = await createApiKey(service.admin, pepper, tenant, 'test', 'make demo', SCOPES)
-    const totals = await run(new Client(service.url, key), enrolled, genuine, unknown)
-    const faults = [...findFaults(totals), ...wrongTotals]
+    const client = new Client(service.url, key)
+    const totals = await run(client, enrolled, genuine, unknown)
+    const looks = images ? await look(client, people, images) : null
+    const faults = [...findFaults(totals), ...(looks ? findLookFaults(looks) : []), ...wrongTotals]
     for (const fault of faults) report(`FAILED: ${fault}`)
     console.log(
       `demo: enrolled ${totals.enrolled}, genuine verified ${totals.genuineVerified}/${totals.genuine}, ` +
@@ -62,10 +82,29 @@ async function main(): Promise<void> {
         `identified ${totals.identified}/${totals.probes}, misidentified ${totals.misidentified}, ` +
         `unknown people refused ${totals.unknownRefused}/${totals.unknown}, erased ${totals.erased}`,
     )
+    if (looks) {
+      console.log(
+        `photographs: genuine pairs verified ${looks.genuineVerified}/${looks.genuine}, ` +
+          `impostor pairs accepted ${looks.impostorsAccepted}/${looks.impostors}, ` +
+          `groups counted right ${looks.groupsRight}/${looks.groups}`,
+      )
+    }
     if (faults.length > 0) process.exitCode = 1
   } finally {
     await service.stop()
+    await recognizer?.stop()
   }
+}
+
+async function findPeople(file: string | undefined, images: string | undefined): Promise<Identity[]> {
+  if (images) {
+    const people = await readPeople(images)
+    return people.map(({ name, photographs }) => ({ name, samples: photographs.map(({ image }) => ({ image })) }))
+  }
+  const people = file
+    ? await readGallery(file)
+    : generateGallery(GENERATED.people, GENERATED.samplesEach, GENERATED.seed)
+  return people.map(({ name, samples }) => ({ name, samples: samples.map((embedding) => ({ embedding })) }))
 }
 
 /** The first sample of each person is enrolled, the others are probes; every fifth person is unknown. */
@@ -91,14 +130,14 @@ async function run(client: Client, enrolled: Identity[], genuine: Probe[], unkno
 
   report(`enrolling ${enrolled.length} faces`)
   await forEach(enrolled, async ({ name, samples }) => {
-    await client.send(201, 'POST', '/v1/faces', { external_id: name, embedding: samples[0] })
+    await client.send(201, 'POST', '/v1/faces', { external_id: name, ...samples[0] })
   })
 
   report(`verifying ${genuine.length} genuine claims`)
-  const verify = async (claimed: string, sample: number[]) => {
+  const verify = async (claimed: string, sample: Sample) => {
     const decision = await client.send<{ verified: boolean }>(200, 'POST', '/v1/faces/verify', {
       external_id: claimed,
-      embedding: sample,
+      ...sample,
     })
     return decision.verified
   }
@@ -116,12 +155,12 @@ async function run(client: Client, enrolled: Identity[], genuine: Probe[], unkno
   const impostorsAccepted = await count(impostors, ({ claimed, sample }) => verify(claimed, sample))
 
   report(`searching for ${genuine.length} known and ${unknown.length} unknown probes`)
-  const identify = async (sample: number[]) => {
+  const identify = async (sample: Sample) => {
     const search = await client.send<{ matches: { external_id: string }[]; faces_searched: number }>(
       200,
       'POST',
       '/v1/faces/search',
-      { embedding: sample },
+      sample,
     )
     if (search.faces_searched !== enrolled.length) throw new Error(`${search.faces_searched} faces were searched`)
     return search.matches[0]?.external_id ?? null
@@ -145,9 +184,9 @@ async function run(client: Client, enrolled: Identity[], genuine: Probe[], unkno
   report(`erasing ${erasedName}`)
   await client.send(204, 'DELETE', `/v1/faces/${encodeURIComponent(erasedName)}`)
   await client.send(404, 'GET', `/v1/faces/${encodeURIComponent(erasedName)}`)
-  await client.send(404, 'POST', '/v1/faces/verify', { external_id: erasedName, embedding: enrolled[0]?.samples[0] })
+  await client.send(404, 'POST', '/v1/faces/verify', { external_id: erasedName, ...enrolled[0]?.samples[0] })
   const found = await client.send<{ matches: { external_id: string }[] }>(200, 'POST', '/v1/faces/search', {
-    embedding: enrolled[0]?.samples[0],
+    ...enrolled[0]?.samples[0],
   })
   const stillNamed = found.matches.filter((match) => match.external_id === erasedName)
   expectEqual('matches that still name the erased person', stillNamed.length, 0)
@@ -178,6 +217,63 @@ async function run(client: Client, enrolled: Identity[], genuine: Probe[], unkno
     unknownRefused,
     erased: 1,
   }
+}
+
+interface Looks {
+  genuine: number
+  genuineVerified: number
+  impostors: number
+  impostorsAccepted: number
+  groups: number
+  groupsRight: number
+}
+
+/** Compares every photograph with every other, and counts the people in the groups beside them, if there are any. */
+async function look(client: Client, people: Identity[], images: string): Promise<Looks> {
+  const all = people.flatMap(({ name, samples }) => samples.map((sample) => ({ name, sample })))
+  const pairs = all.flatMap((first, index) => all.slice(index + 1).map((second) => ({ first, second })))
+  const [genuine, impostors] = [true, false].map((isSame) =>
+    pairs.filter(({ first, second }) => (first.name === second.name) === isSame),
+  )
+  const isVerified = async ({ first, second }: (typeof pairs)[number]) => {
+    const comparison = await client.send<{ verified: boolean }>(200, 'POST', '/v1/faces/compare', {
+      first: first.sample,
+      second: second.sample,
+    })
+    return comparison.verified
+  }
+  report(`comparing ${pairs.length} pairs of photographs`)
+  const genuineVerified = await count(genuine ?? [], isVerified)
+  const impostorsAccepted = await count(impostors ?? [], isVerified)
+
+  const groups = await readGroups(join(images, '../groups'))
+  report(`counting the people in ${groups.length} groups`)
+  const groupsRight = await count(groups, async ({ photograph, faces }) => {
+    const found = await countFaces(client, photograph)
+    if (found !== faces) report(`${photograph.name}: ${found} faces found`)
+    return found === faces
+  })
+  return {
+    genuine: genuine?.length ?? 0,
+    genuineVerified,
+    impostors: impostors?.length ?? 0,
+    impostorsAccepted,
+    groups: groups.length,
+    groupsRight,
+  }
+}
+
+async function countFaces(client: Client, { image }: Photograph): Promise<number> {
+  const { faces } = await client.send<{ faces: unknown[] }>(200, 'POST', '/v1/faces/detect', { image })
+  return faces.length
+}
+
+function findLookFaults(looks: Looks): string[] {
+  return [
+    looks.genuineVerified < looks.genuine && 'two photographs of one person were taken for two people',
+    looks.impostorsAccepted > 0 && 'two people were taken for one',
+    looks.groupsRight < looks.groups && 'the people in a group were not counted right',
+  ].filter((fault) => fault !== false)
 }
 
 function findFaults(totals: Totals): string[] {

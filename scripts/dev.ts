@@ -1,11 +1,12 @@
 // `make dev`, `make dev-clean` and `make dev-reset`: the service on this machine, with data that stay.
-import { rm, writeFile } from 'node:fs/promises'
+import { mkdir, rm, writeFile } from 'node:fs/promises'
 import { createInterface } from 'node:readline/promises'
 import { SCOPES } from '../src/auth/api-key.ts'
 import { findProcess } from './database/connection.ts'
 import { describeTarget, EMBEDDED_FOLDER, toTarget } from './database/target.ts'
 import { type DevelopmentSecrets, findSecrets, keepSecrets, makeSecrets, SECRETS_FILE } from './development-secrets.ts'
 import { createApiKey, createTenant } from './provision.ts'
+import { startRecognizer } from './recognizer.ts'
 import { type Service, type ServiceDatabase, startService, toServiceDatabase } from './service.ts'
 import { findFreePort } from './worker.ts'
 
@@ -27,11 +28,19 @@ async function start(): Promise<void> {
   const asked = signalled()
   const database = toServiceDatabase({ folder: EMBEDDED_FOLDER })
   const secrets = (await findSecrets()) ?? makeSecrets()
-  const service = await startService(database, port, secrets.pepper, report)
+  const { MODELS: models } = process.env
+  await mkdir('.rekko', { recursive: true })
+  const recognizer = models ? await startRecognizer(models) : null
+  const service = await startService(database, port, secrets.pepper, report, recognizer).catch(
+    async (error: unknown) => {
+      await recognizer?.stop()
+      throw error
+    },
+  )
   await writeFile(PID_FILE, String(process.pid))
   try {
     const apiKey = await findKey(service, database, secrets)
-    printWelcome(service.url, apiKey)
+    printWelcome(service.url, apiKey, recognizer !== null)
     // Cloudflare runs the schedule in production; here somebody has to ask for it
     const schedule = setInterval(() => {
       fetch(`${service.url}/cdn-cgi/handler/scheduled`).catch(() => {})
@@ -42,6 +51,7 @@ async function start(): Promise<void> {
   } finally {
     report('stopping')
     await service.stop()
+    await recognizer?.stop()
     await rm(PID_FILE, { force: true })
   }
 }
@@ -89,7 +99,7 @@ async function findKey(service: Service, database: ServiceDatabase, secrets: Dev
   return apiKey
 }
 
-function printWelcome(url: string, apiKey: string): void {
+function printWelcome(url: string, apiKey: string, takesPictures: boolean): void {
   console.log(`
 Rekko answers on ${url}    (stop it with Ctrl-C)
 
@@ -106,6 +116,7 @@ Enroll it, then verify it:
   curl ${url}/v1/faces/verify -H "Authorization: Bearer $REKKO_KEY" -H 'Content-Type: application/json' \\
     -d '{"external_id":"ada","embedding":'"$FACE"'}'
 
+${takesPictures ? `Or a photograph:\n\n  curl ${url}/v1/faces -H "Authorization: Bearer $REKKO_KEY" -F external_id=ada -F image=@ada.jpg\n` : 'For photographs: make dev MODELS=... (docs/models.md)\n'}
 Every address: ${url}/openapi.json
 `)
 }

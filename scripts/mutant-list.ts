@@ -18,6 +18,7 @@ const ATTACKS = 'test/node/attacks.test.ts'
 const LINTER = 'test/node/linter.test.ts'
 const AUTHENTICATION = 'test/worker/authentication.test.ts'
 const TRANSACTIONS = 'test/worker/transactions.test.ts'
+const PICTURES = 'test/worker/pictures.test.ts'
 const TOKENS = 'test/worker/jwt.test.ts'
 const INTEGRITY = 'test/worker/template-integrity.test.ts'
 const KEYS = 'test/worker/template-keys.test.ts'
@@ -360,8 +361,8 @@ language sql stable security definer`,
     edits: [
       {
         file: 'src/db/verifications.ts',
-        from: 'distance <= ${maxDistance}::float8,',
-        to: 'distance < ${maxDistance}::float8,',
+        from: 'distance <= ${maxDistance}::float8 and ${isAcceptable(db, probe)}::boolean,',
+        to: 'distance < ${maxDistance}::float8 and ${isAcceptable(db, probe)}::boolean,',
       },
     ],
     tests: ['test/worker/decisions.test.ts'],
@@ -615,5 +616,61 @@ language sql stable security definer`,
     breaks: 'a credential asks as often as it likes',
     edits: [{ file: 'src/rate-limit.ts', from: '  return success\n', to: '  return success || true\n' }],
     tests: ['test/worker/limits.test.ts'],
+  },
+
+  // == Pictures ==
+  {
+    name: 'poor-picture-enrolled',
+    breaks: 'one bad picture in a gallery is taken for many people',
+    edits: [
+      {
+        file: 'src/routes/face-source.ts',
+        from: 'probe.quality !== null && probe.quality < minimumQuality',
+        to: 'probe.quality !== null && probe.quality < 0',
+      },
+    ],
+    tests: [PICTURES],
+  },
+  {
+    name: 'photograph-of-a-photograph',
+    breaks: 'a tenant that requires liveness lets in whoever holds a photograph to the camera',
+    edits: [
+      {
+        file: 'src/db/templates.ts',
+        from: 'return !tenant.settings.requiresLiveness || isLive === true',
+        to: 'return !tenant.settings.requiresLiveness || isLive !== null',
+      },
+    ],
+    tests: [PICTURES],
+  },
+  {
+    name: 'twin-enrolled',
+    breaks: 'one person is enrolled under two names of a tenant that wants nobody twice',
+    edits: [{ file: 'src/db/faces.ts', from: 'where not exists (select from twin)', to: 'where true' }],
+    tests: [PICTURES],
+  },
+  {
+    name: 'bystander-enrolled',
+    breaks: 'of two people in a picture, one is taken',
+    edits: [
+      {
+        file: 'src/routes/face-source.ts',
+        from: "if (another) throw new Problem('MULTIPLE_FACES'",
+        to: "if (another && !face) throw new Problem('MULTIPLE_FACES'",
+      },
+    ],
+    tests: [PICTURES],
+  },
+  {
+    name: 'other-recognizer-compared',
+    breaks: "embeddings of another recognizer are compared with the tenant's",
+    edits: [{ file: 'src/routes/face-source.ts', from: '  requireModel(settings.model.id, analysis.model)\n', to: '' }],
+    tests: [PICTURES],
+  },
+  {
+    name: 'recognizer-believed',
+    breaks: 'what the recognizer should not answer decides',
+    edits: [{ file: 'src/recognizer.ts', from: 'score: Score, reasons:', to: 'score: z.number(), reasons:' }],
+    tests: [PICTURES],
   },
 ]

@@ -8,6 +8,7 @@ import { MIGRATIONS, migrate } from './database/migrate.ts'
 import { describeTarget, EMBEDDED_FOLDER, LOCAL_URL, toHost, toTarget } from './database/target.ts'
 import { type Backend, embeddedBackend, nativeBackend } from './neon-endpoint/backend.ts'
 import { startEndpoint } from './neon-endpoint/server.ts'
+import type { RunningRecognizer } from './recognizer.ts'
 import { startWorker } from './worker.ts'
 
 export interface Service {
@@ -28,12 +29,14 @@ export type ServiceDatabase =
 
 /**
  * @param report called with what is being done
+ * @param recognizer for requests with pictures; null to do without
  */
 export async function startService(
   database: ServiceDatabase,
   port: number,
   pepper: string,
   report: (step: string) => void,
+  recognizer: Pick<RunningRecognizer, 'url' | 'secret' | 'faceModels'> | null = null,
 ): Promise<Service> {
   await mkdir('.rekko', { recursive: true })
   const { admin, backend, close } =
@@ -63,6 +66,11 @@ export async function startService(
       API_KEY_PEPPER: pepper,
       TEMPLATE_MASTER_KEYS: DEVELOPMENT_MASTER_KEYS,
       NEON_FETCH_ENDPOINT: endpointUrl,
+      ...(recognizer && {
+        RECOGNIZER_URL: recognizer.url,
+        RECOGNIZER_SECRET: recognizer.secret,
+        FACE_MODELS: recognizer.faceModels,
+      }),
     })
     closers.push(() => worker.stop())
     return { url: worker.url, admin, masterKeys, workerStopped: worker.stopped, stop }

@@ -6,8 +6,10 @@ import { crossOrigin } from './cross-origin.ts'
 import { DatabaseError } from './db/neon.ts'
 import type { AppContext } from './env.ts'
 import { type FieldError, Problem } from './problem.ts'
+import { analyses } from './routes/analyses.ts'
 import { apiKeys } from './routes/api-keys.ts'
 import { identifications, verifications } from './routes/audit.ts'
+import { decisions } from './routes/decisions.ts'
 import { faces } from './routes/faces.ts'
 import { health } from './routes/health.ts'
 import { operatorIssuers } from './routes/operator-issuers.ts'
@@ -53,6 +55,8 @@ app.use(async (c, next) => {
 })
 
 app.route('/', health)
+app.route('/v1/faces', decisions)
+app.route('/v1/faces', analyses)
 app.route('/v1/faces', faces)
 app.route('/v1/verifications', verifications)
 app.route('/v1/identifications', identifications)
@@ -70,7 +74,7 @@ app.openAPIRegistry.registerComponent('securitySchemes', 'operator', {
   bearerFormat: 'JWT',
   description: "A token of the operator's issuer, with the scope operator:read or operator:write.",
 })
-app.doc31('/openapi.json', {
+const DOCUMENT = {
   openapi: '3.1.0',
   info: {
     title: 'Rekko',
@@ -79,6 +83,16 @@ app.doc31('/openapi.json', {
     license: { name: 'MIT' },
   },
   security: [{ bearer: [] }, { api_key: [] }],
+}
+app.get('/openapi.json', (c) => {
+  const document = app.getOpenAPI31Document(DOCUMENT)
+  // said to the validators, it would have each of two kinds of body asked of both
+  for (const path of Object.values(document.paths ?? {})) {
+    for (const { requestBody } of [path.post, path.put, path.patch].filter((operation) => operation !== undefined)) {
+      if (requestBody && 'content' in requestBody) requestBody.required = true
+    }
+  }
+  return c.json(document)
 })
 
 app.notFound((c) => {
@@ -135,7 +149,9 @@ function invalidRequest(target: string, issues: Issue[]): Problem {
     const paths = issue.keys ? issue.keys.map((key) => [...issue.path, key]) : [issue.path]
     const detail = issue.keys ? 'Is not a field of this request.' : issue.message
     return paths.map((path) =>
-      target === 'json' ? { pointer: toPointer(path), detail } : { parameter: path.map(String).join('.'), detail },
+      target === 'json' || target === 'form'
+        ? { pointer: toPointer(path), detail }
+        : { parameter: path.map(String).join('.'), detail },
     )
   })
   return new Problem('INVALID_REQUEST', 'Correct the fields named in errors.', {

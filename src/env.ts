@@ -8,6 +8,11 @@ export interface RateLimiter {
   limit(options: { key: string }): Promise<{ success: boolean }>
 }
 
+/** Of a Durable Object namespace, what is used of it. */
+export interface RecognizerContainers {
+  getByName(name: string): { fetch(url: URL, init: RequestInit): Promise<Response> }
+}
+
 /** Secrets and variables; README.md, "Configuration", says what each is for. */
 export interface Env {
   ENVIRONMENT?: string
@@ -23,6 +28,14 @@ export interface Env {
   API_KEY_PEPPER: string
   /** The keys that wrap every tenant's template key: "1:<base64 of 32 bytes>", several behind commas. */
   TEMPLATE_MASTER_KEYS?: string
+  /** The recognizer service, for requests with pictures; without it they are answered NOT_CONFIGURED. */
+  RECOGNIZER_URL?: string
+  /** Shared with the recognizer: 32 characters or more. */
+  RECOGNIZER_SECRET?: string
+  /** The recognizer as a container of Cloudflare beside the Worker, instead of RECOGNIZER_URL. */
+  RECOGNIZER?: RecognizerContainers
+  /** Recognizers beside the built-in one: JSON, as src/face/models.ts reads it. */
+  FACE_MODELS?: string
   /** Where Neon's driver sends its requests, when that is not Neon: the local endpoint. */
   NEON_FETCH_ENDPOINT?: string
   // Cloudflare's rate limiters: see src/rate-limit.ts. Without one, its calls are not limited.

@@ -42,10 +42,15 @@ export function findFlaw(text: string): string | undefined {
   return undefined
 }
 
+/** By jumps, because a picture in base64 has millions of characters. */
 function findEndOfString(text: string, start: number): number {
-  let index = start + 1
-  while (index < text.length && text.charAt(index) !== '"') index += text.charAt(index) === '\\' ? 2 : 1
-  return index
+  for (let end = text.indexOf('"', start + 1); end >= 0; end = text.indexOf('"', end + 1)) {
+    let backslashes = 0
+    while (text.charAt(end - 1 - backslashes) === '\\') backslashes++
+    // an escaped backslash escapes nothing
+    if (backslashes % 2 === 0) return end
+  }
+  return text.length
 }
 
 /** Two spellings of one key ("a" and "\u0061") are the same key. */

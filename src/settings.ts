@@ -1,5 +1,6 @@
 // A tenant's own settings, as the columns `settings` hold them. No I/O.
-import { ARCFACE_512, type Model } from './face/similarity.ts'
+import { BUILT_IN_MODELS, type Models } from './face/models.ts'
+import type { Model } from './face/similarity.ts'
 
 export interface Settings {
   model: Model
@@ -14,6 +15,14 @@ export interface Settings {
   failedVerificationsPerDay: number
   /** Web origins whose pages may read answers. */
   allowedOrigins: readonly string[]
+  /** Quality below which a picture is not enrolled, 0 to 1. */
+  minimumQuality: number
+  /** Whether a face that is enrolled under another external_id may be enrolled. */
+  allowsDuplicates: boolean
+  /** Whether a decision needs a picture that shows a live person. */
+  requiresLiveness: boolean
+  /** The score from which a picture does; null for the recognizer's own judgment. */
+  livenessThreshold: number | null
 }
 
 export const MAX_RESULTS = 20
@@ -27,14 +36,16 @@ export const FAILED_VERIFICATIONS = {
   perDay: { default: 40, max: 500 },
 } as const
 export const MAX_ALLOWED_ORIGINS = 10
+/** Below it there is a reason, and only there: docs/recognizer.md, "Quality". */
+export const DEFAULT_MINIMUM_QUALITY = 0.5
 
 /**
- * Reads what is stored. A threshold below the model's floor counts as the floor, and anything that is
+ * Reads what is stored. A model that is not configured counts as not named; a threshold below the model's floor counts as the floor, and anything that is
  * not a usable number counts as not set: a damaged row may make the gate stricter, never more open.
  */
-export function toSettings(stored: unknown): Settings {
+export function toSettings(stored: unknown, models: Models = BUILT_IN_MODELS): Settings {
   const record = typeof stored === 'object' && stored !== null ? (stored as Record<string, unknown>) : {}
-  const model = ARCFACE_512
+  const model = models.find(({ id }) => id === record['model']) ?? models[0]
   const threshold = (name: string, otherwise: number) => {
     const value = record[name]
     return isNumberUpTo(value, 1) ? Math.max(value, model.floor) : otherwise
@@ -59,6 +70,10 @@ export function toSettings(stored: unknown): Settings {
       FAILED_VERIFICATIONS.perDay.max,
       FAILED_VERIFICATIONS.perDay.default,
     ),
+    minimumQuality: isNumberUpTo(record['minimum_quality'], 1) ? record['minimum_quality'] : DEFAULT_MINIMUM_QUALITY,
+    allowsDuplicates: record['duplicates'] !== 'reject',
+    requiresLiveness: record['require_liveness'] === true,
+    livenessThreshold: isNumberUpTo(record['liveness_threshold'], 1) ? record['liveness_threshold'] : null,
     allowedOrigins: Array.isArray(origins) ? origins.filter(isOrigin).slice(0, MAX_ALLOWED_ORIGINS) : [],
   }
 }

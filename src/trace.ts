@@ -12,6 +12,8 @@ export interface Trace {
   /** Milliseconds spent waiting for the database, and how often. */
   databaseMs: number
   databaseRequests: number
+  /** Milliseconds spent waiting for the recognizer; null when it was not asked. */
+  recognizerMs: number | null
   /** What went wrong on our side: SQLSTATE, or the class and place of an error, never its message. */
   fault: Record<string, string | null> | null
 }
@@ -24,6 +26,7 @@ export function startTrace(requestId: string): Trace {
     refusal: null,
     databaseMs: 0,
     databaseRequests: 0,
+    recognizerMs: null,
     fault: null,
   }
 }
@@ -46,6 +49,7 @@ export function logRequest(trace: Trace, method: string, route: string | null, s
     ms: Date.now() - trace.startedAt,
     database_ms: trace.databaseMs,
     database_requests: trace.databaseRequests,
+    ...(trace.recognizerMs !== null && { recognizer_ms: trace.recognizerMs }),
     ...(trace.refusal !== null && { refusal: trace.refusal }),
     ...trace.fault,
   })

@@ -9,6 +9,7 @@ import { migrate } from '../scripts/database/migrate.ts'
 import { startEndpoint } from '../scripts/neon-endpoint/server.ts'
 import { startIssuerServer } from './issuer-server.ts'
 import { createDatabase } from './node/database.ts'
+import { RECOGNIZER_SECRET, startRecognizerServer } from './recognizer-server.ts'
 
 export type TestDatabase = {
   /** Connection string of an administrator, good at the endpoint: for what no login of ours may do. */
@@ -41,6 +42,7 @@ export default async function setup(project: TestProject): Promise<() => Promise
   await migrate(database.connection)
   const endpoint = await startEndpoint(database.openBackend())
   const issuerServer = await startIssuerServer()
+  const recognizerServer = await startRecognizerServer()
   const operatorKeys = generateKeyPairSync('ec', { namedCurve: 'P-256' })
 
   const urlOf = (role: string, password: string) =>
@@ -58,6 +60,8 @@ export default async function setup(project: TestProject): Promise<() => Promise
     API_KEY_PEPPER: randomBytes(32).toString('base64'),
     TEMPLATE_MASTER_KEYS: DEVELOPMENT_MASTER_KEYS,
     NEON_FETCH_ENDPOINT: endpoint.url,
+    RECOGNIZER_URL: recognizerServer.url,
+    RECOGNIZER_SECRET,
   })
   project.provide('testDatabase', {
     adminUrl: urlOf(database.admin.role, database.admin.password),
@@ -76,6 +80,7 @@ export default async function setup(project: TestProject): Promise<() => Promise
 
   return async () => {
     await issuerServer.close()
+    await recognizerServer.close()
     await endpoint.close()
     await database.drop()
   }

@@ -3,6 +3,7 @@
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import sharp from 'sharp'
+import { writeEvaluationModels } from '../evaluation-models.ts'
 import { type Analyst, analyze, type Task } from '../src/analysis.ts'
 import { ALIGNED_SIZE, alignFace } from '../src/face/alignment.ts'
 import { cropAligned, shrink } from '../src/face/picture.ts'
@@ -11,7 +12,6 @@ import { LIMITS } from '../src/limits.ts'
 import { readModels, readNetwork } from '../src/models.ts'
 import { openNetworks } from '../src/networks.ts'
 import { startRecognizer } from '../src/server.ts'
-import { writeEvaluationModels } from '../test/evaluation-models.ts'
 
 const MAX_RATIO = 1.3
 const ROUNDS = 12
@@ -26,7 +26,7 @@ if (!folder) {
   console.log('skipped: REKKO_FACES_DIR names no folder with real faces and networks')
   process.exit(0)
 }
-const evaluation = await writeEvaluationModels(folder)
+const evaluation = await writeEvaluationModels(join(folder, 'models'))
 const models = await readModels(evaluation.path, 'dev')
 const photograph = await readFile(join(folder, 'images/portraits/obama-1.jpg'))
 const megapixel = await sharp(photograph).resize(1000, 1000, { position: 'top' }).jpeg({ quality: 90 }).toBuffer()

@@ -4,9 +4,9 @@ import assert from 'node:assert/strict'
 import { readdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { after, before, describe, it } from 'node:test'
+import { writeEvaluationModels } from '../evaluation-models.ts'
 import { readModels } from '../src/models.ts'
 import { type Recognizer, startRecognizer } from '../src/server.ts'
-import { writeEvaluationModels } from './evaluation-models.ts'
 import { codeOf, cosine, SECRET, toEmbedding } from './stage.ts'
 
 /** Cosine of the 1:1 threshold, docs/thresholds.md. */
@@ -30,7 +30,7 @@ describe('real faces', { skip: !folder }, () => {
   let recognizer: Recognizer
   let removeModels: () => Promise<void>
   before(async () => {
-    const models = await writeEvaluationModels(folder ?? '')
+    const models = await writeEvaluationModels(join(folder ?? '', 'models'))
     removeModels = models.remove
     recognizer = await startRecognizer(await readModels(models.path, 'dev'), {
       ...{ host: '127.0.0.1', port: 0, secret: SECRET, threads: 1, queue: 8, log: () => {} },

@@ -2,7 +2,7 @@
 // was really decided. Everything of one tenant comes in one transaction: it is there whole, or not at all.
 import { randomInt } from 'node:crypto'
 import { SCOPES } from '../../src/auth/api-key.ts'
-import { SHORTLIST_SIZE } from '../../src/db/identifications.ts'
+import { SHORTLIST_SIZE } from '../../src/db/templates.ts'
 import { type Embedding, isFault, toEmbedding } from '../../src/face/embedding.ts'
 import { rotationOf } from '../../src/face/protection/keyring.ts'
 import type { MasterKeys } from '../../src/face/protection/master-keys.ts'

@@ -1,13 +1,14 @@
 // What the database guide calls vector-index optimization, for one tenant at a time: exact search is measured
 // first, and an HNSW index over one tenant's faces must find what exact search finds.
 import { setTimeout as sleep } from 'node:timers/promises'
-import { SHORTLIST_SIZE } from '../../src/db/identifications.ts'
+import { SHORTLIST_SIZE } from '../../src/db/templates.ts'
 import { DIMENSIONS, type Embedding, isFault, toEmbedding } from '../../src/face/embedding.ts'
 import { signCode } from '../../src/face/protection/rotation.ts'
 import { toSettings } from '../../src/settings.ts'
 import { gaussian } from '../gallery.ts'
 import type { Connection } from './connection.ts'
 import type { Context } from './context.ts'
+import { findModels } from './face-models.ts'
 import { isBefore } from './server.ts'
 import { requireDirect, requireNative, withConnection } from './target.ts'
 import { CommandError, EXIT, type Terminal } from './terminal.ts'
@@ -107,7 +108,7 @@ async function findGallery(connection: Connection, tenant: string): Promise<Gall
   const indexName = `idx_faces_hnsw_${tenant.slice(0, 8)}`
   return {
     tenant,
-    model: toSettings(row.settings).model.id,
+    model: toSettings(row.settings, findModels()).model.id,
     faces: row.faces,
     indexName,
     index: await findIndex(connection, indexName, tenant),

@@ -2,8 +2,9 @@
 import type { Embedding } from '../face/embedding.ts'
 import { toBase64 } from '../face/protection/octets.ts'
 import { type Template, toTemplate } from '../face/protection/template.ts'
+import { toDistance } from '../face/similarity.ts'
 import type { Statement } from './neon.ts'
-import { toVector } from './templates.ts'
+import { distanceTo, type ProtectedProbe, shortlist, toProtectedProbe, toVector } from './templates.ts'
 import type { TenantDatabase } from './tenant.ts'
 
 export type Metadata = Record<string, unknown>
@@ -25,33 +26,25 @@ export type Face = {
   updated_at: Date
 }
 
-/** @returns the face, or null when one is already enrolled under this external_id */
-export async function enrollFace(db: TenantDatabase, face: NewFace): Promise<Face | null> {
-  const { rows } = await runWithTemplate<Face>(
-    db,
-    face,
-    (template) => db.sql`
-    with enrolled as (
-      ${insertInto(db, face, template)}
-      on conflict (tenant_id, external_id) do nothing
-      returning tenant_id, id, external_id, metadata, quality_score, created_at, updated_at
-    ), metered as (
-      insert into usage_events (tenant_id, kind) select tenant_id, 'registration' from enrolled
-    )
-    select id, external_id, metadata, quality_score::float8, created_at, updated_at from enrolled`,
-  )
-  return rows[0] ?? null
+/**
+ * @returns the face; 'exists' when one is already enrolled under this external_id; 'duplicate' when the tenant wants no
+ *   face under two of them, and this one is under another: the search that found it is recorded and billed as one
+ */
+export async function enrollFace(db: TenantDatabase, face: NewFace): Promise<Face | 'exists' | 'duplicate'> {
+  const outcome = await insertFace(db, face, db.sql`do nothing`)
+  if (outcome.is_duplicate) return 'duplicate'
+  return outcome.face ?? 'exists'
 }
 
-/** Enrolls, or replaces what is enrolled under this external_id; the face keeps its id. */
-export async function replaceFace(db: TenantDatabase, face: NewFace): Promise<Face & { is_new: boolean }> {
-  const { rows } = await runWithTemplate<Face & { is_new: boolean }>(
+/** Enrolls, or replaces what is enrolled under this external_id; the face keeps its id. Otherwise as `enrollFace`. */
+export async function replaceFace(
+  db: TenantDatabase,
+  face: NewFace,
+): Promise<{ face: Face; isNew: boolean } | 'duplicate'> {
+  const outcome = await insertFace(
     db,
     face,
-    (template) => db.sql`
-    with replaced as (
-      ${insertInto(db, face, template)}
-      on conflict (tenant_id, external_id) do update set
+    db.sql`do update set
         embedding = excluded.embedding,
         template_id = excluded.template_id,
         key_version = excluded.key_version,
@@ -59,40 +52,88 @@ export async function replaceFace(db: TenantDatabase, face: NewFace): Promise<Fa
         model = excluded.model,
         metadata = excluded.metadata,
         quality_score = excluded.quality_score,
-        updated_at = transaction_timestamp()
-      -- xmax is 0 in a row that this statement inserted
-      returning tenant_id, id, external_id, metadata, quality_score, created_at, updated_at, xmax = 0 as is_new
-    ), metered as (
-      insert into usage_events (tenant_id, kind) select tenant_id, 'registration' from replaced
-    )
-    select id, external_id, metadata, quality_score::float8, created_at, updated_at, is_new from replaced`,
+        updated_at = transaction_timestamp()`,
   )
-  const [replaced] = rows
-  if (!replaced) throw new RangeError('an upsert answered no row')
-  return replaced
+  if (outcome.is_duplicate) return 'duplicate'
+  if (!outcome.face) throw new RangeError('an upsert answered no row')
+  return { face: outcome.face, isNew: outcome.is_new === true }
 }
 
-function runWithTemplate<Result extends Face>(
-  db: TenantDatabase,
-  { externalId, embedding }: NewFace,
-  write: (template: Template) => Statement,
-): Promise<{ rows: Result[] }> {
-  return db.runProtected<Result, Template>(
-    ([active]) => toTemplate(active, { externalId, model: db.tenant.settings.model.id }, embedding),
-    write,
-  )
-}
+type Insertion = { face: Face | null; is_new: boolean | null; is_duplicate: boolean }
 
-/** SQL: the insert of a face, under a key that stays until the transaction ends. */
-function insertInto({ sql, tenant }: TenantDatabase, face: NewFace, template: Template): Statement {
-  return sql`insert into faces (
+/** @param onConflict SQL: what becomes of a face that is enrolled under this external_id */
+async function insertFace(db: TenantDatabase, face: NewFace, onConflict: Statement): Promise<Insertion> {
+  const { sql, tenant } = db
+  const { model } = tenant.settings
+  type Row = Partial<Face> & { is_new: boolean | null; is_duplicate: boolean }
+  const { rows } = await db.runProtected<Row, { template: Template; probe: ProtectedProbe | null }>(
+    async (keys) => ({
+      template: await toTemplate(keys[0], { externalId: face.externalId, model: model.id }, face.embedding),
+      probe: tenant.settings.allowsDuplicates ? null : await toProtectedProbe(keys, model.id, face.embedding),
+    }),
+    ({ template, probe }) => sql`
+    with twin as materialized (${probe ? findTwin(db, face, probe) : noTwin(db)}), found as (
+      insert into identifications (
+        tenant_id, face_id, external_id, identified, confidence, threshold, model, faces_searched, faces_matched,
+        probe_quality, latency_ms, request_id
+      )
+      select
+        ${tenant.id}, id, external_id, true, trunc(round((1 - distance / 2)::numeric, 12), 4),
+        ${tenant.settings.identificationThreshold}::float8, ${model.id},
+        (select coalesce(sum(change), 0) from face_counts where tenant_id = ${tenant.id}), 1,
+        trunc(${face.qualityScore}::numeric, 4), extract(epoch from clock_timestamp() - transaction_timestamp()) * 1000,
+        ${db.requestId}
+      from twin
+      returning tenant_id
+    ), enrolled as (
+      insert into faces (
         tenant_id, id, external_id, embedding, template_id, key_version, sealed, model, metadata, quality_score
       )
       select
-        ${tenant.id}, ${crypto.randomUUID()}, ${face.externalId}, ${toVector(template.rotated)}::vector, ${template.templateId},
-        ${template.keyVersion}, decode(${toBase64(template.sealed)}, 'base64'), ${tenant.settings.model.id},
+        ${tenant.id}, ${crypto.randomUUID()}, ${face.externalId}, ${toVector(template.rotated)}::vector,
+        ${template.templateId}, ${template.keyVersion}, decode(${toBase64(template.sealed)}, 'base64'), ${model.id},
         ${JSON.stringify(face.metadata)}::jsonb, ${face.qualityScore}
-      from hold_template_key(${template.keyVersion})`
+      from hold_template_key(${template.keyVersion})
+      where not exists (select from twin)
+      on conflict (tenant_id, external_id) ${onConflict}
+      -- xmax is 0 in a row that this statement inserted
+      returning tenant_id, id, external_id, metadata, quality_score, created_at, updated_at, xmax = 0 as is_new
+    ), metered as (
+      insert into usage_events (tenant_id, kind)
+      select tenant_id, 'registration' from enrolled union all select tenant_id, 'identification' from found
+    )
+    select
+      e.id, e.external_id, e.metadata, e.quality_score::float8, e.created_at, e.updated_at, e.is_new,
+      exists (select from twin) as is_duplicate
+    from (values (true)) as one_face left join enrolled e on true`,
+  )
+  const [row] = rows
+  if (!row) throw new RangeError('an insert answered no row')
+  const { is_new, is_duplicate, ...enrolled } = row
+  // the columns of one row of faces, or none of them
+  return { face: enrolled.id ? (enrolled as Face) : null, is_new, is_duplicate }
+}
+
+/**
+ * SQL: the nearest face under another external_id, when it is near enough to be named by a search. That the keys are
+ * live is asked where the face is written.
+ */
+function findTwin(db: TenantDatabase, { externalId }: NewFace, probe: ProtectedProbe): Statement {
+  const { sql, tenant } = db
+  return sql`
+      select id, external_id, distance from (
+        select id, external_id, ${distanceTo(db, probe)} as distance
+        from faces
+        where tenant_id = ${tenant.id} and model = ${probe.model} and external_id <> ${externalId}
+          and id = any ((select ${shortlist(db, probe)})::uuid[])
+      ) as others
+      where distance <= ${toDistance(tenant.settings.identificationThreshold)}::float8
+      order by distance, id limit 1`
+}
+
+/** SQL: nobody, for a tenant that does not mind. */
+function noTwin({ sql }: TenantDatabase): Statement {
+  return sql`select null::uuid as id, null::text as external_id, null::float8 as distance where false`
 }
 
 /** @returns null when nobody is enrolled under this external_id */

@@ -1,13 +1,14 @@
 // 1:N: search, record and meter in one statement; and the audit of what was found.
-import type { Embedding } from '../face/embedding.ts'
 import { toDistance } from '../face/similarity.ts'
-import type { Statement } from './neon.ts'
 import {
   type ClaimedMatch,
   distanceTo,
+  isAcceptable,
   keysAreLive,
+  type Probe,
   type ProtectedProbe,
   requireConfirmed,
+  shortlist,
   toProtectedProbe,
 } from './templates.ts'
 import type { TenantDatabase } from './tenant.ts'
@@ -33,31 +34,29 @@ export type Identification = {
   model: string
   faces_searched: number
   faces_matched: number
+  liveness_passed: boolean | null
+  probe_quality: number | null
   latency_ms: number
   request_id: string
   created_at: Date
 }
 
 /**
- * Faces whose sign codes are compared exactly. The genuine person was among the nearest 100 codes in
- * 99.7 % of searches at a cosine of 0.35, and in 100 % from 0.40, in galleries of up to a million.
- */
-export const SHORTLIST_SIZE = 200
-
-/**
  * Finds whom a probe shows among all faces of the tenant: a shortlist by sign code, then the exact
  * cosine of those, nearest first, the threshold outside. Exact, not approximate: ARCHITECTURE.md,
  * "Search", says what was measured.
  *
+ * A probe that does not show a live person names nobody where the tenant requires that.
+ *
  * @param maxResults matches at most, 1 to 20
  * @throws Problem TEMPLATE_INTEGRITY when the database names somebody, and their sealed copy does not agree
  */
-export async function identifyFace(db: TenantDatabase, probe: Embedding, maxResults: number): Promise<Search> {
+export async function identifyFace(db: TenantDatabase, probe: Probe, maxResults: number): Promise<Search> {
   const { model, identificationThreshold } = db.tenant.settings
   const maxDistance = toDistance(identificationThreshold)
   type Row = Omit<Search, 'matches'> & { matches: (Match & ClaimedMatch)[] }
   const { rows, protected: protectedProbe } = await db.runProtected<Row, ProtectedProbe>(
-    (keys) => toProtectedProbe(keys, model.id, probe),
+    (keys) => toProtectedProbe(keys, model.id, probe.embedding),
     (prepared) => db.sql`
     with candidates as materialized (
       select id, external_id, template_id, key_version, sealed, ${distanceTo(db, prepared)} as distance
@@ -67,14 +66,15 @@ export async function identifyFace(db: TenantDatabase, probe: Embedding, maxResu
         -- in a sub-select it runs once; as a bare call the planner would run it too, for its estimate
         and id = any ((select ${shortlist(db, prepared)})::uuid[])
     ), nearest as (
-      select id, external_id, template_id, key_version, sealed, distance, distance <= ${maxDistance}::float8 as is_match
+      select id, external_id, template_id, key_version, sealed, distance, 
+        distance <= ${maxDistance}::float8 and ${isAcceptable(db, probe)}::boolean as is_match
       from candidates
     ), best as (
       select id, external_id, distance, is_match from nearest order by distance, id limit 1
     ), recorded as (
       insert into identifications (
         tenant_id, face_id, external_id, identified, confidence, threshold, model, faces_searched, faces_matched,
-        latency_ms, request_id
+        liveness_passed, probe_quality, latency_ms, request_id
       )
       select
         ${db.tenant.id}, case when is_match then id end, case when is_match then external_id end,
@@ -83,6 +83,7 @@ export async function identifyFace(db: TenantDatabase, probe: Embedding, maxResu
         ${identificationThreshold}::float8, ${model.id},
         (select coalesce(sum(change), 0) from face_counts where tenant_id = ${db.tenant.id}),
         (select count(*) from nearest where is_match),
+        ${probe.isLive}::boolean, trunc(${probe.quality}::numeric, 4),
         extract(epoch from clock_timestamp() - transaction_timestamp()) * 1000,
         ${db.requestId}
       from (select ${keysAreLive(db, prepared)}) as one_search left join best on true
@@ -120,16 +121,6 @@ export async function identifyFace(db: TenantDatabase, probe: Embedding, maxResu
   }
 }
 
-/**
- * SQL: the ids to compare exactly. Faces under one key are to a probe under another like strangers, so each rotation of
- * the probe finds its own among all.
- */
-function shortlist({ sql, tenant }: TenantDatabase, { rotations }: ProtectedProbe): Statement {
-  return rotations
-    .map(({ code }) => sql`shortlist_faces(${tenant.id}, ${code}::bit(512), ${SHORTLIST_SIZE})`)
-    .reduce((before, each) => sql`${before} || ${each}`)
-}
-
 /** As `listVerifications`, for searches. */
 export async function listIdentifications(
   db: TenantDatabase,
@@ -144,7 +135,7 @@ export async function listIdentifications(
     sql`
     select
       id, identified, external_id, face_id, confidence::float8, threshold, model, faces_searched, faces_matched,
-      latency_ms, request_id, created_at
+      liveness_passed, probe_quality::float8, latency_ms, request_id, created_at
     from identifications
     where tenant_id = ${db.tenant.id} ${aboutSubject} ${behind}
     order by created_at desc, id desc

@@ -149,6 +149,7 @@ export const verifications = pgTable(
     latencyMs: integer('latency_ms'),
     requestId: text('request_id').notNull(),
     createdAt: now('created_at'),
+    probeQuality: score('probe_quality'),
   },
   (table) => [
     primaryKey({ name: 'verifications_pkey', columns: [table.tenantId, table.id] }),
@@ -201,6 +202,8 @@ export const identifications = pgTable(
     latencyMs: integer('latency_ms'),
     requestId: text('request_id').notNull(),
     createdAt: now('created_at'),
+    probeQuality: score('probe_quality'),
+    livenessPassed: boolean('liveness_passed'),
   },
   (table) => [
     primaryKey({ name: 'identifications_pkey', columns: [table.tenantId, table.id] }),
@@ -293,7 +296,10 @@ export const usageEvents = pgTable(
   (table) => [
     primaryKey({ name: 'usage_events_pkey', columns: [table.tenantId, table.id] }),
     foreignKey({ name: 'usage_events_tenant_id_fkey', columns: [table.tenantId], foreignColumns: [tenants.id] }),
-    check('usage_events_kind_check', sql`kind in ('registration', 'verification', 'identification', 'deletion')`),
+    check(
+      'usage_events_kind_check',
+      sql`kind in ('registration', 'verification', 'identification', 'deletion', 'analysis')`,
+    ),
     ...wall('usage_events'),
     ownerPolicy('usage_events', { for: 'select', using: sql`true` }),
     ownerPolicy('usage_events', { for: 'delete', using: sql`true` }),
@@ -312,6 +318,7 @@ export const usageRecords = pgTable(
     deletions: count('deletions'),
     createdAt: now('created_at'),
     updatedAt: now('updated_at'),
+    analyses: count('analyses'),
   },
   (table) => [
     primaryKey({ name: 'usage_records_pkey', columns: [table.tenantId, table.id] }),

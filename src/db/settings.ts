@@ -17,7 +17,7 @@ export async function readTenant(db: TenantDatabase): Promise<TenantDetails> {
     db.sql`select name, settings, created_at, updated_at from tenants where id = ${db.tenant.id}`,
     { readOnly: true },
   )
-  return toDetails(row)
+  return toDetails(db, row)
 }
 
 /**
@@ -39,10 +39,10 @@ export async function changeSettings(db: TenantDatabase, change: Record<string, 
       select id, 'tenant.settings_changed', ${db.requestId} from changed
     )
     select name, settings, created_at, updated_at from changed`)
-  return toDetails(row)
+  return toDetails(db, row)
 }
 
-function toDetails(row: TenantRow | undefined): TenantDetails {
+function toDetails({ models }: TenantDatabase, row: TenantRow | undefined): TenantDetails {
   if (!row) throw new RangeError('a tenant that was entered is not there')
-  return { ...row, settings: toSettings(row.settings) }
+  return { ...row, settings: toSettings(row.settings, models) }
 }

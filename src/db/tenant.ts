@@ -5,6 +5,8 @@
 // statements name `tenant_id` as well, because the planner needs it.
 import type { Environment, Scope } from '../auth/api-key.ts'
 import type { Env } from '../env.ts'
+import type { Models } from '../face/models.ts'
+import { modelsOf } from '../models.ts'
 import { Problem } from '../problem.ts'
 import { type Settings, toSettings } from '../settings.ts'
 import type { Trace } from '../trace.ts'
@@ -40,6 +42,8 @@ export interface VerifiedIssuer {
 
 export interface TenantDatabase {
   readonly tenant: Tenant
+  /** Those of this deployment. */
+  readonly models: Models
   readonly sql: Sql
   readonly requestId: string
   /**
@@ -113,7 +117,7 @@ export async function findTenantByApiKey(
   if (!row) return null
   const refusal = row['refusal']
   return {
-    tenant: toTenant(String(row['tenant_id']), row),
+    tenant: toTenant(env, String(row['tenant_id']), row),
     refusal: typeof refusal === 'string' ? refusal : null,
   }
 }
@@ -139,7 +143,7 @@ export async function findTenantByToken(
     { readOnly: true },
   )
   const row = rows?.[0]
-  return row ? toTenant(tenantId, row) : null
+  return row ? toTenant(env, tenantId, row) : null
 }
 
 /** An active issuer of tokens by its name, as it is configured; null when there is none. For a cold isolate. */
@@ -156,8 +160,12 @@ export async function findTokenIssuer(
   return row ? { id: String(row['id']), revision: String(row['revision']), configuration: row['configuration'] } : null
 }
 
-function toTenant(id: string, row: Row): Tenant {
-  return { id, environment: row['environment'] === 'live' ? 'live' : 'test', settings: toSettings(row['settings']) }
+function toTenant(env: Env, id: string, row: Row): Tenant {
+  return {
+    id,
+    environment: row['environment'] === 'live' ? 'live' : 'test',
+    settings: toSettings(row['settings'], modelsOf(env)),
+  }
 }
 
 /**
@@ -223,6 +231,7 @@ export function openTenant(
 
   return {
     tenant,
+    models: modelsOf(env),
     sql,
     requestId: trace.requestId,
     get scopes() {

@@ -6,6 +6,8 @@ export type Usage = {
   verifications: number
   identifications: number
   deletions: number
+  /** Pictures and pairs that were looked at, and left nothing else. */
+  analyses: number
 }
 
 /** @param period a month in UTC, YYYY-MM */
@@ -18,9 +20,10 @@ export async function findUsage(db: TenantDatabase, period: string): Promise<Usa
       coalesce(sum(registrations), 0)::float8 as registrations,
       coalesce(sum(verifications), 0)::float8 as verifications,
       coalesce(sum(identifications), 0)::float8 as identifications,
-      coalesce(sum(deletions), 0)::float8 as deletions
+      coalesce(sum(deletions), 0)::float8 as deletions,
+      coalesce(sum(analyses), 0)::float8 as analyses
     from (
-      select registrations, verifications, identifications, deletions
+      select registrations, verifications, identifications, deletions, analyses
       from usage_records
       where tenant_id = ${db.tenant.id} and period = ${period}
       union all
@@ -28,7 +31,8 @@ export async function findUsage(db: TenantDatabase, period: string): Promise<Usa
         count(*) filter (where kind = 'registration'),
         count(*) filter (where kind = 'verification'),
         count(*) filter (where kind = 'identification'),
-        count(*) filter (where kind = 'deletion')
+        count(*) filter (where kind = 'deletion'),
+        count(*) filter (where kind = 'analysis')
       from usage_events
       where tenant_id = ${db.tenant.id}
         and occurred_at >= ${firstDay}::date::timestamp at time zone 'UTC'
@@ -38,4 +42,9 @@ export async function findUsage(db: TenantDatabase, period: string): Promise<Usa
   )
   if (!usage) throw new RangeError('an aggregate answered no row')
   return usage
+}
+
+/** Meters a look at pictures of which nothing is kept, in a transaction that checks the credential like any other. */
+export async function recordAnalysis(db: TenantDatabase): Promise<void> {
+  await db.run(db.sql`insert into usage_events (tenant_id, kind) values (${db.tenant.id}, 'analysis')`)
 }

@@ -1,10 +1,11 @@
 // 1:1: decide, record and meter in one statement; and the audit of what was decided.
-import type { Embedding } from '../face/embedding.ts'
 import { toDistance } from '../face/similarity.ts'
 import {
   type ClaimedMatch,
   distanceTo,
+  isAcceptable,
   keysAreLive,
+  type Probe,
   type ProtectedProbe,
   requireConfirmed,
   tampered,
@@ -22,6 +23,7 @@ export type Verification = {
   threshold: number
   model: string
   liveness_passed: boolean | null
+  probe_quality: number | null
   latency_ms: number
   request_id: string
   created_at: Date
@@ -29,6 +31,8 @@ export type Verification = {
 
 /**
  * Compares a probe with the face enrolled under an external_id.
+ *
+ * A probe that does not show a live person is nobody's match where the tenant requires that; the decision says so.
  *
  * The unrounded distance decides. The confidence that is kept is cut, not rounded, to four decimals:
  * 0.67996 must not read as 0.6800 beside a threshold of 0.68 that it did not reach.
@@ -44,7 +48,7 @@ export type Verification = {
 export async function verifyFace(
   db: TenantDatabase,
   externalId: string,
-  probe: Embedding,
+  probe: Probe,
 ): Promise<Verification | 'other model' | { retryAfterSeconds: number } | null> {
   const { model, verificationThreshold, failedVerificationsPerHour, failedVerificationsPerDay } = db.tenant.settings
   const maxDistance = toDistance(verificationThreshold)
@@ -56,7 +60,7 @@ export async function verifyFace(
       distance: number | null
     }
   const { rows, protected: protectedProbe } = await db.runProtected<Row, ProtectedProbe>(
-    (keys) => toProtectedProbe(keys, model.id, probe),
+    (keys) => toProtectedProbe(keys, model.id, probe.embedding),
     (prepared) => db.sql`
     with enrolled as (
       select
@@ -71,13 +75,14 @@ export async function verifyFace(
       where model = ${model.id}
     ), recorded as (
       insert into verifications (
-        tenant_id, face_id, external_id, verified, confidence, threshold, model, latency_ms, request_id
+        tenant_id, face_id, external_id, verified, confidence, threshold, model, liveness_passed, probe_quality,
+        latency_ms, request_id
       )
       select
         tenant_id, id, external_id,
-        distance <= ${maxDistance}::float8,
+        distance <= ${maxDistance}::float8 and ${isAcceptable(db, probe)}::boolean,
         trunc(round((1 - distance / 2)::numeric, 12), 4),
-        ${verificationThreshold}::float8, model,
+        ${verificationThreshold}::float8, model, ${probe.isLive}::boolean, trunc(${probe.quality}::numeric, 4),
         extract(epoch from clock_timestamp() - transaction_timestamp()) * 1000,
         ${db.requestId}
       from enrolled, waiting
@@ -88,7 +93,7 @@ export async function verifyFace(
     )
     select
       r.id, e.external_id, e.id as face_id, r.verified, r.confidence::float8, r.threshold, r.model, r.liveness_passed,
-      r.latency_ms, r.request_id, r.created_at, w.seconds as wait_seconds, e.model as enrolled_model,
+      r.probe_quality::float8, r.latency_ms, r.request_id, r.created_at, w.seconds as wait_seconds, e.model as enrolled_model,
       e.distance, e.template_id, e.key_version, case when r.verified then encode(e.sealed, 'base64') end as sealed
     from enrolled e left join waiting w on true left join recorded r on true`,
   )
@@ -130,8 +135,8 @@ export async function listVerifications(
   return db.run<Verification>(
     sql`
     select
-      id, external_id, face_id, verified, confidence::float8, threshold, model, liveness_passed, latency_ms, request_id,
-      created_at
+      id, external_id, face_id, verified, confidence::float8, threshold, model, liveness_passed, probe_quality::float8,
+      latency_ms, request_id, created_at
     from verifications
     where tenant_id = ${db.tenant.id} ${aboutSubject} ${behind}
     order by created_at desc, id desc
@@ -145,8 +150,8 @@ export async function findVerification(db: TenantDatabase, id: string): Promise<
   const [verification] = await db.run<Verification>(
     db.sql`
     select
-      id, external_id, face_id, verified, confidence::float8, threshold, model, liveness_passed, latency_ms, request_id,
-      created_at
+      id, external_id, face_id, verified, confidence::float8, threshold, model, liveness_passed, probe_quality::float8,
+      latency_ms, request_id, created_at
     from verifications
     where tenant_id = ${db.tenant.id} and id = ${id}`,
     { readOnly: true },

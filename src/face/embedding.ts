@@ -39,6 +39,13 @@ export function isFault(result: Embedding | EmbeddingFault): result is Embedding
   return 'detail' in result
 }
 
+/** Of unit vectors, as an Embedding is: from -1 to 1. */
+export function cosine(a: Embedding, b: Embedding): number {
+  let dot = 0
+  for (let index = 0; index < DIMENSIONS; index++) dot += (a[index] as number) * (b[index] as number)
+  return dot
+}
+
 function normalize(components: ArrayLike<unknown>): Embedding | EmbeddingFault {
   let squares = 0
   for (let index = 0; index < DIMENSIONS; index++) {

@@ -34,3 +34,17 @@ export const ARCFACE_512: Model = {
 export function toDistance(threshold: number): number {
   return Math.round(2 * (1 - threshold) * 1e12) / 1e12
 }
+
+/** Cosine distance as it is decided and told, rounded like SQL's (src/db/templates.ts). */
+export function roundDistance(distance: number): number {
+  return Math.round(distance * 1e5) / 1e5
+}
+
+/**
+ * What is told of a comparison, as SQL does it in src/db/: cut to four decimals, so that what missed a threshold does not
+ * read as if it had met it.
+ */
+export function toConfidence(distance: number): number {
+  // 1e-9 is a part of what rounding leaves: 0.8137 may stand as 0.81369999999999998
+  return Math.floor((1 - roundDistance(distance) / 2) * 1e4 + 1e-9) / 1e4
+}

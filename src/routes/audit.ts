@@ -5,10 +5,22 @@ import { type Identification, listIdentifications } from '../db/identifications.
 import { type AuditPosition, findVerification, listVerifications, type Verification } from '../db/verifications.ts'
 import type { AppContext } from '../env.ts'
 import { Problem } from '../problem.ts'
-import { COMMON_PROBLEMS, Confidence, ExternalId, json, problems, Threshold, Timestamp, Uuid } from './fields.ts'
+import {
+  COMMON_PROBLEMS,
+  Confidence,
+  ExternalId,
+  json,
+  problems,
+  QualityScore,
+  Threshold,
+  Timestamp,
+  Uuid,
+} from './fields.ts'
 import { Page, pageOf, readPage } from './page.ts'
 
 const Subject = z.string().nullable().openapi({ description: 'Null after the face was erased.' })
+
+const ProbeQuality = QualityScore.nullable().openapi({ description: 'Of the picture; null for an embedding.' })
 
 const AuditedVerification = z
   .object({
@@ -20,6 +32,7 @@ const AuditedVerification = z
     threshold: Threshold,
     model: z.string(),
     liveness_passed: z.boolean().nullable(),
+    probe_quality: ProbeQuality,
     latency_ms: z.int(),
     request_id: z.string(),
     created_at: Timestamp,
@@ -37,6 +50,8 @@ const AuditedIdentification = z
     model: z.string(),
     faces_searched: z.int(),
     faces_matched: z.int(),
+    liveness_passed: z.boolean().nullable(),
+    probe_quality: ProbeQuality,
     latency_ms: z.int(),
     request_id: z.string(),
     created_at: Timestamp,

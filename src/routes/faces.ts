@@ -1,58 +1,65 @@
-// /v1/faces: the gallery of a tenant, and the two questions asked of it.
+// /v1/faces: the gallery of a tenant.
 import { createRoute, OpenAPIHono, z } from '@hono/zod-openapi'
-import type { Scope } from '../auth/api-key.ts'
+import type { Context } from 'hono'
 import { requires } from '../auth/authenticate.ts'
-import { enrollFace, eraseFace, type Face, findFace, listFaces, replaceFace, updateMetadata } from '../db/faces.ts'
-import { identifyFace, type Match } from '../db/identifications.ts'
-import type { TenantDatabase } from '../db/tenant.ts'
-import { type Verification, verifyFace } from '../db/verifications.ts'
+import {
+  enrollFace,
+  eraseFace,
+  type Face,
+  findFace,
+  listFaces,
+  type NewFace,
+  replaceFace,
+  updateMetadata,
+} from '../db/faces.ts'
 import type { AppContext } from '../env.ts'
+import { faceBody } from '../face-body.ts'
 import { jsonBody } from '../json-body.ts'
-import { Problem } from '../problem.ts'
-import { MAX_RESULTS } from '../settings.ts'
+import { Problem, type ProblemCode } from '../problem.ts'
+import {
+  bodies,
+  FACE_SOURCE,
+  type FaceSource,
+  hasOneSource,
+  ImagePart,
+  ONE_SOURCE,
+  PROBE_PROBLEMS,
+  readBody,
+  toEnrollment,
+} from './face-source.ts'
 import {
   BODY_PROBLEMS,
   body,
   COMMON_PROBLEMS,
-  Confidence,
-  EmbeddingField,
   ExternalId,
+  faceNotFound,
   json,
   MetadataField,
-  ModelField,
+  MetadataPart,
   problems,
   QualityScore,
-  Threshold,
   Timestamp,
   Uuid,
 } from './fields.ts'
 import { Page, pageOf, readPage } from './page.ts'
 
+const REPLACEMENT = {
+  ...FACE_SOURCE,
+  metadata: MetadataField.optional(),
+  quality_score: QualityScore.optional().openapi({ description: 'Of an embedding; that of an image is measured.' }),
+}
 const Enrollment = z
-  .strictObject({
-    external_id: ExternalId,
-    embedding: EmbeddingField,
-    model: ModelField.optional(),
-    metadata: MetadataField.optional(),
-    quality_score: QualityScore.optional(),
-  })
+  .strictObject({ external_id: ExternalId, ...REPLACEMENT })
+  .refine(hasOneSource, ONE_SOURCE)
   .openapi('Enrollment')
+const Replacement = z.strictObject(REPLACEMENT).refine(hasOneSource, ONE_SOURCE).openapi('Replacement')
 
-const Replacement = Enrollment.omit({ external_id: true }).openapi('Replacement')
+// not one extended by the other: the document would have two that each forbid the fields of the other
+const REPLACEMENT_FORM = { image: ImagePart, metadata: MetadataPart.optional() }
+const EnrollmentForm = z.strictObject({ external_id: ExternalId, ...REPLACEMENT_FORM }).openapi('EnrollmentForm')
+const ReplacementForm = z.strictObject(REPLACEMENT_FORM).openapi('ReplacementForm')
 
 const MetadataChange = z.strictObject({ metadata: MetadataField }).openapi('MetadataChange')
-
-const Claim = z
-  .strictObject({ external_id: ExternalId, embedding: EmbeddingField, model: ModelField.optional() })
-  .openapi('Claim')
-
-const Probe = z
-  .strictObject({
-    embedding: EmbeddingField,
-    model: ModelField.optional(),
-    max_results: z.int().min(1).max(MAX_RESULTS).optional(),
-  })
-  .openapi('Probe')
 
 const EnrolledFace = z
   .object({
@@ -68,26 +75,12 @@ const FaceDetails = EnrolledFace.extend({
   updated_at: Timestamp,
 }).openapi('Face')
 
-const Decision = z
-  .object({
-    verification_id: Uuid,
-    verified: z.boolean(),
-    confidence: Confidence.optional(),
-    threshold: Threshold,
-    liveness_passed: z.boolean().nullable(),
-    latency_ms: z.int(),
-  })
-  .openapi('Decision')
-
-const SearchResult = z
-  .object({
-    search_id: Uuid,
-    matches: z.array(z.object({ external_id: z.string(), face_id: Uuid, confidence: Confidence.optional() })),
-    faces_searched: z.int(),
-    latency_ms: z.int(),
-  })
-  .openapi('SearchResult')
-
+const ENROLLMENT_PROBLEMS = [
+  ...PROBE_PROBLEMS,
+  'LOW_QUALITY_IMAGE',
+  'LIVENESS_FAILED',
+  'DUPLICATE_IDENTITY',
+] as const satisfies ProblemCode[]
 const ByExternalId = { params: z.object({ external_id: ExternalId }) }
 const tags = ['Faces']
 
@@ -99,19 +92,19 @@ export const faces = new OpenAPIHono<AppContext>()
       tags,
       method: 'post',
       path: '/',
-      middleware: [requires('faces:write'), jsonBody] as const,
-      request: body(Enrollment),
+      middleware: [requires('faces:write'), faceBody] as const,
+      request: bodies(Enrollment, EnrollmentForm),
       responses: {
         201: json(EnrolledFace, 'Enrolled'),
-        ...problems(...COMMON_PROBLEMS, ...BODY_PROBLEMS, 'MODEL_MISMATCH', 'FACE_ALREADY_EXISTS'),
+        ...problems(...COMMON_PROBLEMS, ...BODY_PROBLEMS, ...ENROLLMENT_PROBLEMS, 'FACE_ALREADY_EXISTS'),
       },
     }),
     async (c) => {
-      const enrollment = c.req.valid('json')
-      requireModel(c.var.db, enrollment.model)
+      const { external_id, ...enrollment } = readBody(c, c.req.valid('json'), c.req.valid('form'))
 
-      const face = await enrollFace(c.var.db, { externalId: enrollment.external_id, ...toNewFace(enrollment) })
-      if (!face) {
+      const face = await enrollFace(c.var.db, await toNewFace(c, external_id, enrollment))
+      if (face === 'duplicate') throw duplicateIdentity()
+      if (face === 'exists') {
         throw new Problem('FACE_ALREADY_EXISTS', 'Replace it with PUT /v1/faces/{external_id}, or erase it first.')
       }
       return c.json(toEnrolledFace(face), 201)
@@ -141,82 +134,6 @@ export const faces = new OpenAPIHono<AppContext>()
   )
   .openapi(
     createRoute({
-      operationId: 'verifyFace',
-      summary: 'Verify (1:1) that a probe shows the person enrolled under an external_id',
-      tags,
-      method: 'post',
-      path: '/verify',
-      middleware: [requires('verify'), jsonBody] as const,
-      request: body(Claim),
-      responses: {
-        200: json(Decision, 'Decided, for or against'),
-        ...problems(
-          ...COMMON_PROBLEMS,
-          ...BODY_PROBLEMS,
-          'FACE_NOT_FOUND',
-          'MODEL_MISMATCH',
-          'TOO_MANY_ATTEMPTS',
-          'TEMPLATE_INTEGRITY',
-        ),
-      },
-    }),
-    async (c) => {
-      const { external_id, embedding, model } = c.req.valid('json')
-      requireModel(c.var.db, model)
-
-      const verification = await verifyFace(c.var.db, external_id, embedding)
-      if (!verification) throw faceNotFound()
-      if (verification === 'other model') {
-        throw new Problem(
-          'MODEL_MISMATCH',
-          'Enroll the person again with the present model: PUT /v1/faces/{external_id}.',
-        )
-      }
-      if ('retryAfterSeconds' in verification) {
-        throw new Problem(
-          'TOO_MANY_ATTEMPTS',
-          'Check the person in another way, or wait as long as Retry-After says.',
-          {
-            headers: { 'Retry-After': String(verification.retryAfterSeconds) },
-          },
-        )
-      }
-      return c.json(toDecision(verification, c.var.db.scopes, Date.now() - c.var.trace.startedAt), 200)
-    },
-  )
-  .openapi(
-    createRoute({
-      operationId: 'searchFaces',
-      summary: 'Identify (1:N) the person a probe shows, among all enrolled faces',
-      tags,
-      method: 'post',
-      path: '/search',
-      middleware: [requires('identify'), jsonBody] as const,
-      request: body(Probe),
-      responses: {
-        200: json(SearchResult, 'Matches at or above the threshold only, best first; none when nobody is near enough'),
-        ...problems(...COMMON_PROBLEMS, ...BODY_PROBLEMS, 'MODEL_MISMATCH', 'TEMPLATE_INTEGRITY'),
-      },
-    }),
-    async (c) => {
-      const { embedding, model, max_results } = c.req.valid('json')
-      requireModel(c.var.db, model)
-      const maxResults = max_results ?? c.var.db.tenant.settings.maxResults
-
-      const search = await identifyFace(c.var.db, embedding, maxResults)
-      return c.json(
-        {
-          search_id: search.id,
-          matches: search.matches.map((match) => toMatch(match, c.var.db.scopes)),
-          faces_searched: search.faces_searched,
-          latency_ms: Date.now() - c.var.trace.startedAt,
-        },
-        200,
-      )
-    },
-  )
-  .openapi(
-    createRoute({
       operationId: 'findFace',
       summary: 'Read an enrolled face; never its embedding',
       tags,
@@ -239,21 +156,23 @@ export const faces = new OpenAPIHono<AppContext>()
       tags,
       method: 'put',
       path: '/{external_id}',
-      middleware: [requires('faces:write'), jsonBody] as const,
-      request: { ...ByExternalId, ...body(Replacement) },
+      middleware: [requires('faces:write'), faceBody] as const,
+      request: { ...ByExternalId, ...bodies(Replacement, ReplacementForm) },
       responses: {
         200: json(EnrolledFace, 'Replaced: the face_id stays'),
         201: json(EnrolledFace, 'Enrolled'),
-        ...problems(...COMMON_PROBLEMS, ...BODY_PROBLEMS, 'MODEL_MISMATCH'),
+        ...problems(...COMMON_PROBLEMS, ...BODY_PROBLEMS, ...ENROLLMENT_PROBLEMS),
       },
     }),
     async (c) => {
       const externalId = c.req.valid('param').external_id
-      const replacement = c.req.valid('json')
-      requireModel(c.var.db, replacement.model)
 
-      const { is_new, ...face } = await replaceFace(c.var.db, { externalId, ...toNewFace(replacement) })
-      return c.json(toEnrolledFace(face), is_new ? 201 : 200)
+      const replaced = await replaceFace(
+        c.var.db,
+        await toNewFace(c, externalId, readBody(c, c.req.valid('json'), c.req.valid('form'))),
+      )
+      if (replaced === 'duplicate') throw duplicateIdentity()
+      return c.json(toEnrolledFace(replaced.face), replaced.isNew ? 201 : 200)
     },
   )
   .openapi(
@@ -295,18 +214,18 @@ export const faces = new OpenAPIHono<AppContext>()
     },
   )
 
-function faceNotFound(): Problem {
-  return new Problem('FACE_NOT_FOUND', 'Check the external_id, or enroll the person first.')
+/** @throws Problem for a picture that is not good enough, or of nobody, or of several */
+async function toNewFace(
+  c: Context<AppContext>,
+  externalId: string,
+  { metadata, quality_score, ...source }: FaceSource & Pick<z.infer<typeof Replacement>, 'metadata' | 'quality_score'>,
+): Promise<NewFace> {
+  const { embedding, quality } = await toEnrollment(c, source)
+  return { externalId, embedding, metadata: metadata ?? {}, qualityScore: quality ?? quality_score ?? null }
 }
 
-/** @throws Problem MODEL_MISMATCH when the client names another model than the tenant's */
-function requireModel({ tenant }: TenantDatabase, model: string | undefined): void {
-  if (model === undefined || model === tenant.settings.model.id) return
-  throw new Problem('MODEL_MISMATCH', `Send an embedding of ${tenant.settings.model.id}.`)
-}
-
-function toNewFace({ embedding, metadata, quality_score }: z.infer<typeof Replacement>) {
-  return { embedding, metadata: metadata ?? {}, qualityScore: quality_score ?? null }
+function duplicateIdentity(): Problem {
+  return new Problem('DUPLICATE_IDENTITY', 'See /v1/identifications for the search that found the other one.')
 }
 
 function toEnrolledFace(face: Face): z.infer<typeof EnrolledFace> {
@@ -320,23 +239,4 @@ function toEnrolledFace(face: Face): z.infer<typeof EnrolledFace> {
 
 function toFaceDetails(face: Face): z.infer<typeof FaceDetails> {
   return { ...toEnrolledFace(face), metadata: face.metadata, updated_at: face.updated_at.toISOString() }
-}
-
-function toDecision(
-  verification: Verification,
-  scopes: ReadonlySet<Scope>,
-  latencyMs: number,
-): z.infer<typeof Decision> {
-  return {
-    verification_id: verification.id,
-    verified: verification.verified,
-    ...(scopes.has('scores:read') && { confidence: verification.confidence }),
-    threshold: verification.threshold,
-    liveness_passed: verification.liveness_passed,
-    latency_ms: latencyMs,
-  }
-}
-
-function toMatch({ confidence, ...match }: Match, scopes: ReadonlySet<Scope>) {
-  return scopes.has('scores:read') ? { ...match, confidence } : match
 }

@@ -2,9 +2,10 @@
 import { z } from '@hono/zod-openapi'
 import { findExternalIdFault, MAX_EXTERNAL_ID_LENGTH } from '../external-id.ts'
 import { DIMENSIONS, type Embedding, isFault, toEmbedding } from '../face/embedding.ts'
+import { findFlaw } from '../json-flaw.ts'
 import { findMetadataFault } from '../metadata.ts'
 import { findNameFault, MAX_NAME_LENGTH } from '../name.ts'
-import { PROBLEM_CODES, Problem, type ProblemCode } from '../problem.ts'
+import { PROBLEM_CODES, Problem, type ProblemCode, QUALITY_REASONS } from '../problem.ts'
 
 /** The client's own name for a person, by which it finds them again: one spelling for one person. */
 export const ExternalId = z
@@ -85,6 +86,23 @@ export const MetadataField = z
     example: { sector: 'north' },
   })
 
+/** The same as a part of a form: JSON as text. */
+export const MetadataPart = z
+  .string()
+  .transform((text, context): unknown => {
+    if (!findFlaw(text)) {
+      try {
+        return JSON.parse(text)
+      } catch {
+        // the same as a flaw
+      }
+    }
+    context.issues.push({ code: 'custom', message: 'Must be one JSON text with distinct keys.', input: undefined })
+    return z.NEVER
+  })
+  .pipe(MetadataField)
+  .openapi({ type: 'string', description: 'Anything you want to keep with the face, as JSON: at most 8 KiB.' })
+
 export const QualityScore = z.number().min(0).max(1)
 export const Confidence = z.number().min(0).max(1).openapi({
   description: '(1 + cosine) / 2, cut to four decimals. Only for credentials with the scope scores:read.',
@@ -97,6 +115,10 @@ export const Threshold = z.number().min(0).max(1).openapi({
 export const Timestamp = z.iso.datetime().openapi({ example: '2026-11-23T12:00:00.000Z' })
 export const Uuid = z.uuid()
 
+export const QualityReasons = z.array(z.enum(QUALITY_REASONS)).openapi({
+  description: 'What is wrong with the picture.',
+})
+
 const ProblemDetails = z
   .object({
     type: z.url(),
@@ -105,6 +127,8 @@ const ProblemDetails = z
     code: z.enum(PROBLEM_CODES),
     detail: z.string(),
     request_id: z.string(),
+    retake: z.boolean().optional().openapi({ description: 'Whether another picture may be taken.' }),
+    reasons: QualityReasons.optional(),
     errors: z
       .array(z.object({ detail: z.string(), pointer: z.string().optional(), parameter: z.string().optional() }))
       .optional(),
@@ -148,4 +172,8 @@ export function json<Schema extends z.ZodType>(schema: Schema, description: stri
 
 export function body<Schema extends z.ZodType>(schema: Schema) {
   return { body: { required: true, content: { 'application/json': { schema } } } }
+}
+
+export function faceNotFound(): Problem {
+  return new Problem('FACE_NOT_FOUND', 'Check the external_id, or enroll the person first.')
 }

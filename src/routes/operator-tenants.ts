@@ -15,21 +15,22 @@ import {
   setTenantActive,
   type TenantRecord,
 } from '../db/tenants.ts'
-import type { AppContext } from '../env.ts'
+import type { AppContext, Env } from '../env.ts'
 import { jsonBody } from '../json-body.ts'
+import { modelsOf } from '../models.ts'
 import { Problem } from '../problem.ts'
 import { toSettings } from '../settings.ts'
 import { ApiKeyShown, NewKey } from './api-keys.ts'
 import { BODY_PROBLEMS, body, COMMON_PROBLEMS, json, Name, problems, Timestamp, Uuid } from './fields.ts'
 import { Page, pageOf, readPage, toPosition } from './page.ts'
-import { SettingsAnswer, SettingsChange, toSettingsAnswer } from './settings.ts'
+import { OperatedSettingsChange, requireFloor, SettingsAnswer, toSettingsAnswer } from './settings.ts'
 
 const NewTenant = z
-  .strictObject({ name: Name, environment: z.enum(ENVIRONMENTS), settings: SettingsChange.optional() })
+  .strictObject({ name: Name, environment: z.enum(ENVIRONMENTS), settings: OperatedSettingsChange.optional() })
   .openapi('NewTenant')
 
 const TenantChange = z
-  .strictObject({ name: Name.optional(), settings: SettingsChange.optional() })
+  .strictObject({ name: Name.optional(), settings: OperatedSettingsChange.optional() })
   .refine((change) => Object.keys(change).length > 0, 'Must name what to change.')
   .openapi('TenantChange', { minProperties: 1 })
 
@@ -40,6 +41,7 @@ const TenantAnswer = z
     environment: z.enum(ENVIRONMENTS),
     status: z.enum(['active', 'suspended', 'erasing']),
     settings: SettingsAnswer,
+    model: z.string().openapi({ description: 'The recognizer whose embeddings are compared.' }),
     created_at: Timestamp,
     updated_at: Timestamp,
   })
@@ -71,11 +73,12 @@ export const operatorTenants = new OpenAPIHono<AppContext>()
     }),
     async (c) => {
       const { name, environment, settings = null } = c.req.valid('json')
+      requireModel(c.env, settings, null)
       const id = crypto.randomUUID()
       const wrappedKey = await wrapNewTemplateKey(c.env, id)
 
       const tenant = await createTenant(c.var.operator, id, wrappedKey, name, environment, settings)
-      return c.json(toTenantAnswer(tenant), 201)
+      return c.json(toTenantAnswer(c.env, tenant), 201)
     },
   )
   .openapi(
@@ -98,7 +101,7 @@ export const operatorTenants = new OpenAPIHono<AppContext>()
         (after, limit) => listTenants(c.var.operator, toPosition(after), limit),
         ({ created_at, id }) => [created_at.toISOString(), id],
       )
-      return c.json({ data: rows.map(toTenantAnswer), ...page }, 200)
+      return c.json({ data: rows.map((row) => toTenantAnswer(c.env, row)), ...page }, 200)
     },
   )
   .openapi(
@@ -116,7 +119,7 @@ export const operatorTenants = new OpenAPIHono<AppContext>()
     async (c) => {
       const tenant = await findTenant(c.var.operator, c.req.valid('param').tenant_id)
       if (!tenant) throw tenantNotFound()
-      return c.json(toTenantAnswer(tenant), 200)
+      return c.json(toTenantAnswer(c.env, tenant), 200)
     },
   )
   .openapi(
@@ -136,10 +139,12 @@ export const operatorTenants = new OpenAPIHono<AppContext>()
     }),
     async (c) => {
       const { name = null, settings = null } = c.req.valid('json')
-      const tenant = await changeTenant(c.var.operator, c.req.valid('param').tenant_id, name, settings)
+      const { tenant_id } = c.req.valid('param')
+      if (settings) requireModel(c.env, settings, await findTenant(c.var.operator, tenant_id))
+      const tenant = await changeTenant(c.var.operator, tenant_id, name, settings)
       if (!tenant) throw tenantNotFound()
       forgetTenant(tenant.id)
-      return c.json(toTenantAnswer(tenant), 200)
+      return c.json(toTenantAnswer(c.env, tenant), 200)
     },
   )
   .openapi(
@@ -157,7 +162,7 @@ export const operatorTenants = new OpenAPIHono<AppContext>()
     async (c) => {
       const tenant = await setTenantActive(c.var.operator, c.req.valid('param').tenant_id, false)
       if (!tenant) throw tenantNotFound()
-      return c.json(toTenantAnswer(tenant), 200)
+      return c.json(toTenantAnswer(c.env, tenant), 200)
     },
   )
   .openapi(
@@ -179,7 +184,7 @@ export const operatorTenants = new OpenAPIHono<AppContext>()
       const tenant = await setTenantActive(c.var.operator, c.req.valid('param').tenant_id, true)
       if (!tenant) throw tenantNotFound()
       if (tenant.erasure_requested_at) throw tenantBeingErased()
-      return c.json(toTenantAnswer(tenant), 200)
+      return c.json(toTenantAnswer(c.env, tenant), 200)
     },
   )
   .openapi(
@@ -249,13 +254,36 @@ function tenantBeingErased(): Problem {
   return new Problem('TENANT_BEING_ERASED', 'It cannot be taken back: create another tenant.')
 }
 
-function toTenantAnswer(tenant: TenantRecord): z.infer<typeof TenantAnswer> {
+/**
+ * @param tenant as it is; null for a new one
+ * @throws Problem INVALID_REQUEST for a model that this deployment does not have, or a threshold below the model's floor
+ */
+function requireModel(
+  env: Env,
+  settings: z.infer<typeof OperatedSettingsChange> | null,
+  tenant: TenantRecord | null,
+): void {
+  if (!settings) return
+  const models = modelsOf(env)
+  const { model = undefined } = settings
+  if (typeof model === 'string' && !models.some(({ id }) => id === model)) {
+    throw new Problem('INVALID_REQUEST', 'Correct the fields named in errors.', {
+      errors: [{ pointer: '/settings/model', detail: `Must be one of ${models.map(({ id }) => id).join(', ')}.` }],
+    })
+  }
+  const stored = typeof tenant?.settings === 'object' ? tenant.settings : {}
+  requireFloor(settings, toSettings({ ...stored, ...(model !== undefined && { model }) }, models).model)
+}
+
+function toTenantAnswer(env: Env, tenant: TenantRecord): z.infer<typeof TenantAnswer> {
+  const settings = toSettings(tenant.settings, modelsOf(env))
   return {
     tenant_id: tenant.id,
     name: tenant.name,
     environment: tenant.environment,
     status: tenant.erasure_requested_at ? 'erasing' : tenant.is_active ? 'active' : 'suspended',
-    settings: toSettingsAnswer(toSettings(tenant.settings)),
+    settings: toSettingsAnswer(settings),
+    model: settings.model.id,
     created_at: tenant.created_at.toISOString(),
     updated_at: tenant.updated_at.toISOString(),
   }

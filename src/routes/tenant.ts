@@ -7,7 +7,7 @@ import type { Tenant } from '../db/tenant.ts'
 import type { AppContext } from '../env.ts'
 import { jsonBody } from '../json-body.ts'
 import { BODY_PROBLEMS, body, COMMON_PROBLEMS, json, problems, Timestamp, Uuid } from './fields.ts'
-import { SettingsAnswer, SettingsChange, toSettingsAnswer } from './settings.ts'
+import { requireFloor, SettingsAnswer, SettingsChange, toSettingsAnswer } from './settings.ts'
 
 const TenantChange = z.strictObject({ settings: SettingsChange }).openapi('OwnTenantChange')
 
@@ -57,7 +57,10 @@ export const tenant = new OpenAPIHono<AppContext>()
       responses: { 200: json(TenantAnswer, 'Changed'), ...problems(...COMMON_PROBLEMS, ...BODY_PROBLEMS) },
     }),
     async (c) => {
-      const changed = await changeSettings(c.var.db, c.req.valid('json').settings)
+      const { settings } = c.req.valid('json')
+      requireFloor(settings, c.var.db.tenant.settings.model)
+
+      const changed = await changeSettings(c.var.db, settings)
       forgetTenant(c.var.db.tenant.id)
       return c.json(toAnswer(c.var.db.tenant, changed), 200)
     },

@@ -17,6 +17,7 @@ const UsageOfPeriod = z
     verifications: z.int(),
     identifications: z.int(),
     deletions: z.int(),
+    analyses: z.int().openapi({ description: 'Comparisons, detections and checks of liveness that keep nothing.' }),
   })
   .openapi('Usage')
 

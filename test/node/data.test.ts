@@ -7,8 +7,8 @@ import { once } from 'node:events'
 import { mkdir, mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { Command, CommanderError } from 'commander'
-import { afterAll, beforeAll, describe, expect, it, type TestContext, vi } from 'vitest'
+import type { Command } from 'commander'
+import { afterAll, beforeAll, describe, expect, it, type TestContext } from 'vitest'
 import { bootstrap } from '../../scripts/database/bootstrap.ts'
 import { registerData } from '../../scripts/database/commands/data.ts'
 import { registerMigrations } from '../../scripts/database/commands/migrations.ts'
@@ -21,7 +21,7 @@ import { seedFaces, seedTenant } from '../../scripts/database/seed.ts'
 import { toTarget } from '../../scripts/database/target.ts'
 import { findTemplateKeys } from '../../scripts/database/template-keys.ts'
 import { findKey, findTenant, listKeys, listTenants, revokeKey, rotateKey } from '../../scripts/database/tenants.ts'
-import { CommandError, EXIT } from '../../scripts/database/terminal.ts'
+import { EXIT } from '../../scripts/database/terminal.ts'
 import { asOwner, asTenant } from '../../scripts/database/transaction.ts'
 import { findVectorArray } from '../../scripts/database/vector-array.ts'
 import { generateGallery } from '../../scripts/gallery.ts'
@@ -34,6 +34,7 @@ import { fromBase64 } from '../../src/face/protection/octets.ts'
 import { rotate } from '../../src/face/protection/rotation.ts'
 import { open } from '../../src/face/protection/sealed-copy.ts'
 import { createDatabase, type FreshDatabase, needsNative } from './database.ts'
+import { type Result, runCommand } from './run-command.ts'
 import { masterKeys, openDoor } from './tenant-door.ts'
 
 const PEPPER = 'a pepper that only this test file knows'
@@ -1006,53 +1007,41 @@ describe('the target of a command', () => {
   })
 })
 
-interface Result {
-  code: number
-  stdout: string
-  stderr: string
-}
-
-/** As scripts/db.ts does it, in this process: another one takes a second to start. */
+/** In the folder of this file's tests, and without what the environment of whoever runs them says. */
 async function run(args: string[], env: Record<string, string> = {}, cwd = folder): Promise<Result> {
-  const [out, err]: [string[], string[]] = [[], []]
-  const program = new Command('db.sh')
-    .option('--database-url <url>')
-    .option('--db <kind>')
-    .option('--json')
-    .option('--dry-run')
-    .option('-y, --yes', '', (_: string, times: number) => times + 1, 0)
-    .exitOverride()
-    .configureOutput({ writeErr: (text) => void err.push(text), writeOut: (text) => void out.push(text) })
-  registerMigrations(program)
-  registerData(program)
-  for (const [name, value] of Object.entries({ API_KEY_PEPPER: '', DATABASE_URL: '', ...env })) vi.stubEnv(name, value)
   const before = process.cwd()
   process.chdir(cwd)
-  const log = vi.spyOn(console, 'log').mockImplementation((text: string) => void out.push(`${text}\n`))
-  const write = vi.spyOn(process.stderr, 'write').mockImplementation((text) => {
-    err.push(String(text))
-    return true
-  })
-  const url = env['DATABASE_URL'] ? ['--database-url', env['DATABASE_URL']] : []
   try {
-    await program.parseAsync([...url, ...args], { from: 'user' })
-    return { code: 0, stdout: out.join(''), stderr: err.join('') }
-  } catch (error) {
-    const message = error instanceof Error ? error.message : String(error)
-    const code =
-      error instanceof CommanderError ? EXIT.usage : error instanceof CommandError ? error.exitCode : EXIT.failed
-    return { code, stdout: out.join(''), stderr: err.join('') + message }
+    const register = (program: Command) => {
+      registerMigrations(program)
+      registerData(program)
+    }
+    return await runCommand(register, args, { API_KEY_PEPPER: '', DATABASE_URL: '', ...env })
   } finally {
-    log.mockRestore()
-    write.mockRestore()
     process.chdir(before)
-    vi.unstubAllEnvs()
   }
 }
 
 describe('the commands, on native PostgreSQL', () => {
   const db = (...args: string[]) => run(args, { DATABASE_URL: database.url, API_KEY_PEPPER: PEPPER })
   const native = (context: TestContext) => needsNative(context, database, 'a command opens a connection of its own')
+
+  it("import enrolls for the tenant's model, of those that FACE_MODELS names, and refuses what is not written right", async (context) => {
+    native(context)
+    const tenantId = await makeTenant()
+    const file = await write('faces.csv', toCsv([['ada', ...faceOf(0)]]))
+    const models = JSON.stringify([{ id: 'mine@2', floor: 0.65, verification: 0.7, identification: 0.75 }])
+    const importWith = (FACE_MODELS: string) =>
+      run(['import', file, '--tenant', tenantId], { DATABASE_URL: database.url, FACE_MODELS })
+    expect(await importWith('{')).toMatchObject({
+      code: EXIT.usage,
+      stderr: expect.stringContaining('FACE_MODELS is not JSON'),
+    })
+    expect(await importWith(models)).toMatchObject({ code: EXIT.ok })
+    expect(await database.connection.query('select model from faces where tenant_id = $1', [tenantId])).toEqual([
+      { model: 'mine@2' },
+    ])
+  })
 
   it('seed makes every query of the guide show something, and says the second time that it is all there', async (context) => {
     native(context)

@@ -3,7 +3,7 @@
 // with audit, keys, usage and failed attempts. Every answer, every statement and every row of the tenant must be
 // the same, byte for byte, but for what is random or a time: those are masked, the same one always by the same
 // word. The workload is generated; NON_INTERFERENCE_SEED=<seed> repeats one that failed. Fake: the embeddings,
-// which are random directions that both tenants share.
+// which are random directions that both tenants share, and the recognizer, for which a picture says what it shows.
 import fc from 'fast-check'
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
 import { DEVELOPMENT_PASSWORDS } from '../../scripts/database/development.ts'
@@ -20,6 +20,7 @@ import { toMasterKeys } from '../../src/face/protection/master-keys.ts'
 import { toBase64 } from '../../src/face/protection/octets.ts'
 import { rotate } from '../../src/face/protection/rotation.ts'
 import { toTemplate } from '../../src/face/protection/template.ts'
+import { RECOGNIZER_SECRET, type RecognizerServer, startRecognizerServer } from '../recognizer-server.ts'
 import { listAttackable, quote, RowMaker, type Table } from './attackable.ts'
 import { createDatabase, type FreshDatabase, UNOPENED } from './database.ts'
 
@@ -47,6 +48,7 @@ interface World {
   statements: string[]
 }
 
+let recognizer: RecognizerServer
 let alone: World
 let beside: World
 let tables: Table[]
@@ -73,6 +75,8 @@ async function createWorld(name: string): Promise<World> {
     API_KEY_PEPPER: PEPPER,
     TEMPLATE_MASTER_KEYS: `1:${toBase64(MASTER_SECRET)}`,
     NEON_FETCH_ENDPOINT: endpoint.url,
+    RECOGNIZER_URL: recognizer.url,
+    RECOGNIZER_SECRET,
   }
   return { name, database, endpoint, env, statements }
 }
@@ -88,6 +92,7 @@ function listenTo(backend: Backend, statements: string[]): Backend {
 }
 
 beforeAll(async () => {
+  recognizer = await startRecognizerServer()
   alone = await createWorld('alone')
   beside = await createWorld('beside')
   tables = (await listAttackable(alone.database.connection, 'rekko_app')).filter((table) => table.tenantColumn !== null)
@@ -101,6 +106,7 @@ afterAll(async () => {
     await world?.endpoint.close()
     await world?.database.drop()
   }
+  await recognizer.close()
 })
 
 async function readDirections({ database }: World): Promise<number[][]> {
@@ -560,6 +566,11 @@ const WRONG: [method: string, path: string, ask: Ask][] = [
   ['GET', '/ready', { key: 'none' }],
 ]
 
+/** As the recognizer of the tests reads it. */
+function toPicture(faces: number[][]): string {
+  return btoa(JSON.stringify({ faces, liveness: 0.9 }))
+}
+
 const ALPHABET: Letter[] = [
   letter(['POST /v1/faces'], 6, fc.record({ person, variant, metadata, key }), (session, choice) =>
     session.send('POST', '/v1/faces', {
@@ -617,6 +628,27 @@ const ALPHABET: Letter[] = [
         },
       }),
   ),
+  letter(['POST /v1/faces/compare'], 2, fc.record({ shown: person, shift, variant, key }), (session, choice) =>
+    session.send('POST', '/v1/faces/compare', {
+      key: choice.key,
+      body: {
+        first: { embedding: embeddingOf(choice.shown, 0) },
+        second: { image: toPicture([embeddingOf((choice.shown + choice.shift) % PEOPLE.length, choice.variant)]) },
+      },
+    }),
+  ),
+  letter(['POST /v1/faces/liveness'], 1, fc.record({ shown: person, key }), (session, choice) =>
+    session.send('POST', '/v1/faces/liveness', {
+      key: choice.key,
+      body: { image: toPicture([embeddingOf(choice.shown, 0)]) },
+    }),
+  ),
+  letter(['POST /v1/faces/detect'], 1, fc.record({ shown: person, shift, key }), (session, choice) =>
+    session.send('POST', '/v1/faces/detect', {
+      key: choice.key,
+      body: { image: toPicture([choice.shown, choice.shift].map((index) => embeddingOf(index % PEOPLE.length, 0))) },
+    }),
+  ),
   letter(['GET /v1/faces'], 3, fc.record({ limit, key }), (session, choice) =>
     readList(session, '/v1/faces', { limit: String(choice.limit) }, { key: choice.key }),
   ),
@@ -650,6 +682,8 @@ const ALPHABET: Letter[] = [
     1,
     fc.record({
       settings: fc.constantFrom(
+        { duplicates: 'reject' },
+        { duplicates: null, minimum_quality: 0.95 },
         { verification_threshold: 0.95 },
         { identification_threshold: 0.9, max_results: 2 },
         { verification_threshold: null, identification_threshold: null, failed_verifications_per_hour: 12 },

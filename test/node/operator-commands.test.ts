@@ -4,16 +4,16 @@
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { Command } from 'commander'
-import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { registerData } from '../../scripts/database/commands/data.ts'
 import { registerOperator } from '../../scripts/database/commands/operator.ts'
 import { addIssuer, findIssuer, listIssuers, readIssuerFile, removeIssuer } from '../../scripts/database/issuers.ts'
 import { migrate } from '../../scripts/database/migrate.ts'
-import { CommandError, EXIT } from '../../scripts/database/terminal.ts'
+import { EXIT } from '../../scripts/database/terminal.ts'
 import { createApiKey, createTenant } from '../../scripts/provision.ts'
 import { SCOPES } from '../../src/auth/api-key.ts'
 import { createDatabase, type FreshDatabase, needsNative } from './database.ts'
+import { runCommand } from './run-command.ts'
 import { masterKeys } from './tenant-door.ts'
 
 const NOBODY = '00000000-0000-4000-8000-000000000000'
@@ -116,26 +116,8 @@ describe('an issuer', () => {
 describe('the commands, on native PostgreSQL', () => {
   const reason = 'a command opens a connection of its own'
   /** Runs a command in this process, which is what scripts/db.ts does with it. */
-  async function db(...args: string[]): Promise<{ code: number; stdout: string; stderr: string }> {
-    const out: string[] = []
-    const log = vi.spyOn(console, 'log').mockImplementation((text) => void out.push(String(text)))
-    const write = vi.spyOn(process.stderr, 'write').mockImplementation(() => true)
-    const program = new Command().exitOverride()
-    program.option('--database-url <url>').option('--json').option('--dry-run')
-    program.option('-y, --yes', '', (_, times: number) => times + 1, 0)
-    registerOperator(program, registerData(program))
-    try {
-      await program.parseAsync(['--database-url', database.url, ...args], { from: 'user' })
-      return { code: EXIT.ok, stdout: out.join(''), stderr: '' }
-    } catch (error) {
-      // scripts/db.ts prints its message
-      if (error instanceof CommandError) return { code: error.exitCode, stdout: out.join(''), stderr: error.message }
-      throw error
-    } finally {
-      log.mockRestore()
-      write.mockRestore()
-    }
-  }
+  const db = (...args: string[]) =>
+    runCommand((program) => registerOperator(program, registerData(program)), args, { DATABASE_URL: database.url })
   const statusOf = async (tenant: string) => {
     const rows = await database.connection.query<{ is_active: boolean }>(
       'select is_active from tenants where id = $1',

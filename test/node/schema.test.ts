@@ -57,7 +57,7 @@ describe('src/db/schema.ts and the migrated database', () => {
       await database.connection.execute(`
         drop table stranger; alter table faces drop column late;
         alter table usage_events add constraint usage_events_kind_check
-          check (kind in ('registration', 'verification', 'identification', 'deletion'))`)
+          check (kind in ('registration', 'verification', 'identification', 'deletion', 'analysis'))`)
     }
   })
 

@@ -73,7 +73,7 @@ describe.skipIf(!isNative)('the shortlist of a search', () => {
         await readKeys(tenantId),
         async (text, params) => (await client.query(text, params)).rows,
       )
-      const search = await identifyFace(door, probe, 5)
+      const search = await identifyFace(door, { embedding: probe, quality: null, isLive: null }, 5)
       await client.query('commit')
       expect(search.faces_searched).toBe(tenantId === LARGE ? LARGE_FACES : SMALL_FACES)
     } finally {

@@ -5,6 +5,7 @@ import { readDevelopmentMasterKeys } from '../../scripts/database/development.ts
 import type { Statement } from '../../src/db/neon.ts'
 import type { TemplateKeys } from '../../src/db/template-keys.ts'
 import type { TenantDatabase } from '../../src/db/tenant.ts'
+import { BUILT_IN_MODELS } from '../../src/face/models.ts'
 import { toSettings } from '../../src/settings.ts'
 
 /** What the tests' databases are wrapped with. */
@@ -23,6 +24,7 @@ export function openDoor(
   }
   return {
     tenant: { id: tenantId, environment: 'test', settings: toSettings({}) },
+    models: BUILT_IN_MODELS,
     requestId: 'a request',
     sql: neon('postgres://nobody:nothing@nowhere.test/none'),
     scopes: new Set(),

@@ -1,11 +1,12 @@
 // Proves that nobody reaches another tenant through the API: attacks 53 to 60, for every operation and every id of
 // /openapi.json, so that a new one is attacked unasked or fails for want of a sample. On a real PostgreSQL with
-// row-level security. Fake: the embeddings, which are axes.
+// row-level security. Fake: the embeddings, which are axes, and the recognizer.
 import { env } from 'cloudflare:workers'
 import { beforeAll, describe, expect, it } from 'vitest'
 import { app } from '../../src/app.ts'
 import { SCOPES } from '../../src/auth/api-key.ts'
-import { bodySchema, isOperators, type Operation, operations, resolve } from './openapi-document.ts'
+import { bodySchema, formSchema, isOperators, type Operation, operations, resolve } from './openapi-document.ts'
+import { inBase64, type Parts, pictureOf, sendForm, toForm } from './picture.ts'
 import { asAdmin, axis, comparable, createKey, createTenant, enroll, type TestTenant } from './tenant.ts'
 
 /** What a tenant has, under the names by which paths, queries and bodies ask for it. */
@@ -60,18 +61,37 @@ function toBody(operation: Operation, samples: Samples): Record<string, unknown>
   if (!schema) return undefined
   const values: Record<string, unknown> = {
     external_id: samples['external_id'],
-    embedding: axis(0),
+    first: { embedding: axis(0) },
+    second: { image: inBase64(pictureOf(axis(0))) },
     metadata: { planted: true },
     name: 'a key',
     scopes: ['verify'],
     settings: { max_results: 7 },
   }
   const { properties = {}, required = [] } = resolve(schema)
+  // one of the two, where there is a choice
+  if ('embedding' in properties) values['embedding'] = axis(0)
+  else values['image'] = inBase64(pictureOf(axis(0)))
   for (const name of required) {
     if (!(name in values)) throw new Error(`${operation.path}: add a "${name}" to toBody in this file`)
   }
   // optional ones that are wanted too: a change without anything to change is refused
   return Object.fromEntries(Object.entries(values).filter(([name]) => name in properties))
+}
+
+/** The same as a form, whose pictures show the person of the victim. */
+function toParts(operation: Operation, samples: Samples): Parts {
+  const values: Record<string, Parts[number][1]> = {
+    external_id: sampleOf(samples, 'external_id', operation.path),
+    metadata: '{"planted":true}',
+    max_results: '20',
+  }
+  const { properties = {} } = resolve(formSchema(operation) ?? {})
+  return Object.entries(properties).map(([name, { format }]): Parts[number] => {
+    const value = format === 'binary' ? { file: pictureOf(axis(0)) } : values[name]
+    if (value === undefined) throw new Error(`${operation.path}: add a "${name}" to toParts in this file`)
+    return [name, value]
+  })
 }
 
 /** Every row of a tenant, in every table of the catalog that has tenants. */
@@ -226,7 +246,9 @@ describe('an attack', () => {
       for (const field of fields.filter((name) => !documented.includes(name))) {
         const bodies: Record<string, unknown>[] = [{ ...body, planted: 1 }]
         // one object deeper, where there is one with fields of ours
-        if ('settings' in body) bodies.push({ ...body, settings: { max_results: 7, planted: 1 } })
+        for (const name of ['settings', 'first', 'second']) {
+          if (name in body) bodies.push({ ...body, [name]: { ...(body[name] as object), planted: 1 } })
+        }
         for (const sent of bodies) {
           const text = JSON.stringify(sent).replace('"planted"', `"${field}"`)
           const response = await rival.tenant.request(operation.method, toPath(operation, rival.samples), text)
@@ -234,6 +256,34 @@ describe('an attack', () => {
         }
       }
       expect(await readRows(rival.tenant.id)).toEqual(before)
+    },
+  )
+
+  it.each(tenantOperations.filter((operation) => formSchema(operation)))(
+    '54, 55: $method $path takes none of these in a form either, and finds nobody of another tenant in a picture',
+    async (operation) => {
+      const { method } = operation
+      const path = toPath(operation, rival.samples)
+      const send = (more: Parts = []) =>
+        sendForm(rival.tenant, method, path, toForm([...toParts(operation, rival.samples), ...more]))
+      const [theirs, own] = [await readRows(victim.tenant.id), await readRows(rival.tenant.id)]
+      const documented = Object.keys(resolve(formSchema(operation) ?? {}).properties ?? {})
+      const columns = ['tenant_id', 'tid', 'tenant', 'id', 'face_id', 'created_at', 'threshold', 'model', 'embedding']
+      for (const name of [...columns, 'is_admin', '__proto__', 'constructor']) {
+        expect(documented).not.toContain(name)
+        for (const content of [victim.tenant.id, { file: victim.tenant.id }]) {
+          expect((await send([[name, content]])).status, name).toBe(422)
+        }
+      }
+      for (const name of documented) {
+        expect((await send([[name, String(victim.samples['external_id'])]])).status, `${name} twice`).toBe(422)
+      }
+      expect(await readRows(rival.tenant.id)).toEqual(own)
+
+      // the picture shows whom the victim has enrolled
+      const text = await (await send()).text()
+      for (const id of Object.values(victim.samples)) expect(text).not.toContain(id)
+      expect(await readRows(victim.tenant.id)).toEqual(theirs)
     },
   )
 

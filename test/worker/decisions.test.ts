@@ -1,11 +1,12 @@
 // Proves 1:1 and 1:N: who matches and who does not, on both sides of the threshold, and that the audit
 // and the metering say what was decided. On a real PostgreSQL. Fake: the embeddings, whose cosines can
-// be worked out by hand.
+// be worked out by hand, and the recognizer, for which a picture is a text that says what it shows.
 import { describe, expect, it } from 'vitest'
 import { SCOPES } from '../../src/auth/api-key.ts'
 import { rotationOf } from '../../src/face/protection/keyring.ts'
 import type { Rotation } from '../../src/face/protection/rotation.ts'
 import { ARCFACE_512, toDistance } from '../../src/face/similarity.ts'
+import { inBase64, pictureOf } from './picture.ts'
 import {
   asAdmin,
   atCosine,
@@ -171,12 +172,89 @@ describe('POST /v1/faces/verify', () => {
       threshold: 0.675,
       model: 'arcface-512@1',
       liveness_passed: null,
+      probe_quality: null,
       latency_ms: expect.any(Number),
       request_id: 'gate-7-0001',
       created_at: expect.any(String),
     })
     const unknown = await tenant.request('GET', `/v1/verifications/${crypto.randomUUID()}`)
     expect(unknown.status).toBe(404)
+  })
+
+  it('records of a picture how good it was and whether it shows a live person, as it answered', async () => {
+    const tenant = await createTenant()
+    await enroll(tenant, 'ada', axis(0))
+    const read = async (method: string, path: string, body?: object) =>
+      (await tenant.request(method, path, body)).json<Record<string, unknown>>()
+    for (const [more, liveness_passed, probe_quality] of [
+      [{ liveness: 0.9, quality: 0.87659 }, true, 0.8765],
+      [{ liveness: 0.1, quality: 1 }, false, 1],
+      [{ quality: 0 }, null, 0],
+    ] as const) {
+      const image = inBase64(JSON.stringify({ faces: [axis(0)], ...more }))
+      const decision = await read('POST', '/v1/faces/verify', { external_id: 'ada', image })
+      expect(decision).toMatchObject({ verified: true, liveness_passed })
+      expect(decision).not.toHaveProperty('probe_quality')
+      expect(await read('GET', `/v1/verifications/${decision['verification_id']}`)).toMatchObject({
+        verified: true,
+        confidence: decision['confidence'],
+        liveness_passed,
+        probe_quality,
+      })
+      const { search_id } = await read('POST', '/v1/faces/search', { image })
+      const { data } = await read('GET', '/v1/identifications?limit=1')
+      expect(data).toEqual([
+        {
+          search_id,
+          identified: true,
+          external_id: 'ada',
+          face_id: expect.stringMatching(/^[0-9a-f-]{36}$/),
+          confidence: 1,
+          threshold: 0.69,
+          model: 'arcface-512@1',
+          faces_searched: 1,
+          faces_matched: 1,
+          liveness_passed,
+          probe_quality,
+          latency_ms: expect.any(Number),
+          request_id: expect.any(String),
+          created_at: expect.any(String),
+        },
+      ])
+    }
+  })
+
+  it('decides of a picture by the embedding in it, next to the threshold', async () => {
+    const tenant = await createTenant()
+    await enroll(tenant, 'ada', axis(0))
+    for (const [cosine, verified] of [
+      [VERIFICATION_COSINE + 1e-5, true],
+      [VERIFICATION_COSINE - 1e-5, false],
+    ] as const) {
+      const image = inBase64(pictureOf(atCosine(cosine, 0, 1)))
+      const response = await tenant.request('POST', '/v1/faces/verify', { external_id: 'ada', image })
+      expect(await response.json()).toMatchObject({ verified })
+    }
+    for (const [cosine, matches] of [
+      [IDENTIFICATION_COSINE + 1e-5, [{ external_id: 'ada' }]],
+      [IDENTIFICATION_COSINE - 1e-5, []],
+    ] as const) {
+      const image = inBase64(pictureOf(atCosine(cosine, 0, 1)))
+      const response = await tenant.request('POST', '/v1/faces/search', { image })
+      expect((await response.json<Search>()).matches).toMatchObject(matches)
+    }
+  })
+
+  it('counts a picture of nobody who is alive against the attempts of a person, where liveness is required', async () => {
+    const tenant = await createTenant()
+    await asAdmin`
+      update tenants set settings = '{"require_liveness": true, "failed_verifications_per_hour": 2}'
+      where id = ${tenant.id}`
+    const image = (liveness: number) => inBase64(pictureOf(axis(0), { liveness }))
+    expect((await tenant.request('PUT', '/v1/faces/ada', { image: image(0.9) })).status).toBe(201)
+    const claim = async (liveness: number) =>
+      (await tenant.request('POST', '/v1/faces/verify', { external_id: 'ada', image: image(liveness) })).status
+    expect([await claim(0.1), await claim(0.9), await claim(0.1), await claim(0.9)]).toEqual([422, 200, 422, 429])
   })
 
   it('shows confidence only to a key with scores:read', async () => {
@@ -189,6 +267,7 @@ describe('POST /v1/faces/verify', () => {
     for (const [path, body] of [
       ['/v1/faces/verify', { external_id: 'ada', embedding: axis(0) }],
       ['/v1/faces/search', { embedding: axis(0) }],
+      ['/v1/faces/compare', { first: { embedding: axis(0) }, second: { embedding: axis(0) } }],
     ] as const) {
       expect(await (await tenant.request('POST', path, body)).text()).toContain('"confidence":')
       const withoutScores = await gate.request('POST', path, body)

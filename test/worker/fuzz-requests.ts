@@ -1,8 +1,9 @@
 // Requests for any operation of /openapi.json, made of the operation's own schema by fast-check: good ones, and ones
-// that are spoiled in one part. What a schema cannot say (which 512 numbers are a face) stands in SAMPLES, by the
-// name of the field.
+// that are spoiled in one part. What a schema cannot say (which 512 numbers are a face, what a picture shows) stands in
+// SAMPLES, by the name of the field.
 import fc from 'fast-check'
-import { bodySchema, isOperators, type Operation, resolve, type Schema } from './openapi-document.ts'
+import { bodySchema, formSchema, isOperators, type Operation, resolve, type Schema } from './openapi-document.ts'
+import { inBase64 } from './picture.ts'
 import { atCosine, axis } from './tenant.ts'
 
 export interface Credentials {
@@ -114,7 +115,11 @@ function knownId(name: string, otherwise: string): fc.Arbitrary<Late> {
 }
 
 function base64(components: number[]): string {
-  return btoa(String.fromCharCode(...new Uint8Array(Float32Array.from(components).buffer)))
+  return bytesToBase64(new Uint8Array(Float32Array.from(components).buffer))
+}
+
+function bytesToBase64(bytes: Uint8Array): string {
+  return btoa(String.fromCharCode(...bytes))
 }
 
 // few, so that a probe often shows somebody who is enrolled; the third is dense, as a real one
@@ -124,6 +129,32 @@ const FACES = [
   Array.from({ length: 512 }, (_, index) => Math.sin(index + 1) / 16),
   atCosine(0.35, 0, 9),
 ]
+
+/** As a tenant may require at most, and of somebody in FACES or of one of many others. */
+const goodPicture = fc
+  .oneof(fc.constantFrom(...FACES), fc.integer({ min: 20, max: 200 }).map(axis))
+  .map((face) => JSON.stringify({ faces: [face], liveness: 1, quality: 1 }))
+/** With something about them for which they are refused, here or there. */
+const POOR_PICTURES = [
+  ...[
+    { faces: [] },
+    { faces: FACES.slice(0, 2), liveness: 1 },
+    { faces: [axis(0)], liveness: 0, quality: 1 },
+    { faces: [axis(0)], liveness: 1, quality: 0, reasons: ['TOO_DARK', 'EXTREME_POSE'] },
+    { faces: [axis(0)], liveness: 1, model: 'another@1' },
+    { refusal: [422, 'INVALID_IMAGE'] },
+    { refusal: [413, 'IMAGE_TOO_LARGE'] },
+    { refusal: [415, 'UNSUPPORTED_MEDIA_TYPE'] },
+  ].map((shown) => JSON.stringify(shown)),
+  'GIF89a',
+  '\0',
+  '\u00ff\u00d8\u00ff\u00e0',
+  ' '.repeat(100_000),
+]
+const pictures = fc.oneof(
+  { weight: 5, arbitrary: goodPicture },
+  { weight: 2, arbitrary: fc.constantFrom(...POOR_PICTURES) },
+)
 
 /** RFC 7517, appendix A.1. */
 const PUBLIC_KEY = {
@@ -136,6 +167,7 @@ const PUBLIC_KEY = {
 
 const SAMPLES: Record<string, fc.Arbitrary<Late>> = {
   embedding: fc.constantFrom(...FACES.flatMap((face) => [json(face), json(base64(face))])),
+  image: pictures.map((picture) => json(inBase64(picture))),
   external_id: fc.oneof(
     { weight: 3, arbitrary: knownId('external_id', 'ada') },
     { weight: 2, arbitrary: fc.nat(30).map((number) => json(`person-${number}`)) },
@@ -221,7 +253,23 @@ const writeObject =
   (known) =>
     `{${members.map(([key, value]) => `${JSON.stringify(key)}:${value(known)}`).join()}}`
 
+/** Of a face, a request has one or the other: these are left out beside what is required. */
+const SOURCES = [
+  { required: 'embedding', others: ['image'] },
+  { required: 'image', others: ['embedding', 'model'] },
+]
+
 function membersOf({ properties = {}, required = [] }: Schema): fc.Arbitrary<Member[]> {
+  if (!('image' in properties && 'embedding' in properties)) return membersWith(properties, required)
+  return fc.oneof(
+    ...SOURCES.map((source) => {
+      const fitting = Object.entries(properties).filter(([key]) => !source.others.includes(key))
+      return membersWith(Object.fromEntries(fitting), [...required, source.required])
+    }),
+  )
+}
+
+function membersWith(properties: Record<string, Schema>, required: readonly string[]): fc.Arbitrary<Member[]> {
   const members = Object.entries(properties).map(([key, property]) => {
     const member = good(property, key).map((value): Member[] => [[key, value]])
     return required.includes(key) ? member : fc.oneof(member, fc.constant<Member[]>([]))
@@ -265,6 +313,28 @@ const HOSTILE_TOKENS = [
   `"${'a'.repeat(3000)}"`,
   `"${'\\u0000'.repeat(300)}"`,
   `[${'1,'.repeat(3000)}1]`,
+]
+
+/** In the place of a picture in base64. */
+const HOSTILE_IMAGES = [
+  '',
+  '=',
+  '====',
+  'A',
+  'AA',
+  'AAA',
+  'A===',
+  'AA==AA==',
+  'AAAA\n',
+  ' AAAA',
+  '_-_-',
+  '%41AAA',
+  'ＡＡＡＡ',
+  'data:image/png;base64,AAAA',
+  'https://example.com/face.jpg',
+  'http://169.254.169.254/',
+  inBase64(JSON.stringify({ faces: [axis(0)] })).slice(0, -1),
+  'A'.repeat(100_001),
 ]
 
 /** Other spellings of one UUID: PostgreSQL reads most of them. */
@@ -332,6 +402,11 @@ function spoiled(unresolved: Schema, name: string): fc.Arbitrary<Late> {
   ]
   const limits = limitsOf(schema)
   if (limits.length > 0) options.push({ weight: 2, arbitrary: fc.constantFrom(...limits).map(raw) })
+  if (name === 'image') {
+    options.push({ weight: 6, arbitrary: fc.constantFrom(...HOSTILE_IMAGES).map(json) })
+    options.push({ weight: 6, arbitrary: fc.constantFrom(...POOR_PICTURES).map((one) => json(inBase64(one))) })
+    options.push({ weight: 2, arbitrary: fc.uint8Array({ maxLength: 300 }).map((bytes) => json(bytesToBase64(bytes))) })
+  }
   if (schema.format === 'uuid') options.push({ weight: 3, arbitrary: spelledOtherwise(name) })
   if (schema.properties) options.push({ weight: 8, arbitrary: spoiledObject(schema) })
   else if (typeNameOf(schema) === 'object') options.push({ weight: 5, arbitrary: spoiledFreeObject(name) })
@@ -621,6 +696,107 @@ function hostileBody(schema: Schema): fc.Arbitrary<Body> {
   )
 }
 
+// == Forms ==
+
+interface Part {
+  name: string
+  /** Of a file; a text has none. */
+  fileName?: string
+  value: Late
+}
+
+const BOUNDARY = '----fuzz'
+const FORM_TYPE = { 'Content-Type': `multipart/form-data; boundary=${BOUNDARY}` }
+
+/** As RFC 7578 has it, and browsers: of a name, three characters are escaped. */
+function writeForm(parts: readonly Part[]): (known: Known) => string {
+  const escaped = (name: string) =>
+    name.toWellFormed().replaceAll('\r', '%0D').replaceAll('\n', '%0A').replaceAll('"', '%22')
+  return (known) =>
+    parts
+      .map(({ name, fileName, value }) => {
+        const file = fileName === undefined ? '' : `; filename="${escaped(fileName)}"\r\nContent-Type: image/jpeg`
+        const head = `--${BOUNDARY}\r\nContent-Disposition: form-data; name="${escaped(name)}"${file}`
+        return `${head}\r\n\r\n${value(known).toWellFormed()}\r\n`
+      })
+      .concat(`--${BOUNDARY}--\r\n`)
+      .join('')
+}
+
+const isFile = (property: Schema) => resolve(property).format === 'binary'
+const asFile = (name: string, contents: string): Part => ({ name, fileName: 'face.jpg', value: raw(contents) })
+const asText =
+  (value: Late): Late =>
+  (known) =>
+    toParameter(value(known))
+
+function partsOf(schema: Schema): fc.Arbitrary<Part[]> {
+  const { properties = {}, required = [] } = resolve(schema)
+  const members = Object.entries(properties).map(([name, property]) => {
+    const part = isFile(property)
+      ? pictures.map((picture): Part[] => [asFile(name, picture)])
+      : good(property, name).map((value): Part[] => [{ name, value: asText(value) }])
+    return required.includes(name) ? part : fc.oneof(part, fc.constant<Part[]>([]))
+  })
+  return fc.tuple(...members).map((found) => found.flat())
+}
+
+const HOSTILE_PART_NAMES = words(
+  `tenant_id  image[]  image.x  Image  __proto__  constructor  embedding  model  threshold  id  first  second  é  😀`,
+)
+
+function hostileForm(schema: Schema): fc.Arbitrary<Body> {
+  const parts = partsOf(schema)
+  const nth = fc.nat(20)
+  const properties = Object.entries(resolve(schema).properties ?? {})
+  const spoiledPart = properties.map(([name, property]) => {
+    const part: fc.Arbitrary<Part> = isFile(property)
+      ? fc.oneof(
+          fc.constantFrom(...POOR_PICTURES, '').map((picture) => asFile(name, picture)),
+          fc.string({ unit: 'binary', maxLength: 200 }).map((text) => asFile(name, `\0${text}`)),
+          pictures.map((picture) => ({ name, value: raw(picture) })),
+        )
+      : fc.oneof(
+          spoiled(property, name).map((value) => ({ name, value: asText(value) })),
+          spoiled(property, name).map((value) => ({ name, value })),
+          good(property, name).map((value) => ({ name, fileName: 'a.txt', value: asText(value) })),
+        )
+    return fc.tuple(parts, part).map(([found, bad]) => [...found.filter((other) => other.name !== name), bad])
+  })
+  const written = fc
+    .oneof(
+      ...spoiledPart,
+      fc.tuple(parts, nth).map(([found, n]) => found.filter((_, at) => at !== n % found.length)),
+      fc.tuple(parts, nth).map(([found, n]) => [...found, ...found.slice(n % found.length).slice(0, 1)]),
+      fc
+        .tuple(parts, fc.oneof(fc.constantFrom(...HOSTILE_PART_NAMES), anyText), fc.constantFrom(...HOSTILE_TOKENS))
+        .map(([found, name, token]) => [...found, { name, value: raw(token) }]),
+      fc
+        .tuple(parts, fc.constantFrom(65_000, 66_000))
+        .map(([found, n]) => [...found, { name: 'x', value: raw('x'.repeat(n)) }]),
+    )
+    .map(writeForm)
+  const damaged = fc
+    .tuple(
+      parts.map(writeForm),
+      fc.double({ min: 0, max: 1, noNaN: true }),
+      fc.constantFrom('', '\0', '\r\n', `--${BOUNDARY}`, `\r\n--${BOUNDARY}\r\n`, `\r\n--${BOUNDARY}--\r\n`, '"', ';'),
+    )
+    .map(
+      ([whole, at, insert]): Body =>
+        (known) => {
+          const text = whole(known)
+          const where = Math.floor(text.length * at)
+          return (text.slice(0, where) + insert + text.slice(insert ? where : text.length)).toWellFormed()
+        },
+    )
+  return fc.oneof(
+    { weight: 6, arbitrary: written },
+    { weight: 3, arbitrary: damaged },
+    { weight: 1, arbitrary: garbage },
+  )
+}
+
 type Credential = (credentials: Credentials) => Record<string, string>
 
 const GOOD_CREDENTIALS: Credential[] = [
@@ -690,16 +866,27 @@ for (const length of ['0', '-1', '999999999', 'abc', '1e9']) {
 
 type PartName = 'path' | 'query' | 'headers' | 'credential' | 'body'
 
+const JSON_TYPE = { 'Content-Type': 'application/json' }
+
+interface Content {
+  write: Body | undefined
+  headers: Record<string, string>
+}
+
+function contents(operation: Operation, isSpoiled: boolean): fc.Arbitrary<Content> {
+  const [schema, form] = [bodySchema(operation), formSchema(operation)]
+  if (!schema) return (isSpoiled ? garbage : fc.constant(undefined)).map((write) => ({ write, headers: {} }))
+  const inJson = (isSpoiled ? hostileBody(schema) : good(schema, '')).map((write) => ({ write, headers: JSON_TYPE }))
+  if (!form) return inJson
+  const inForm = (isSpoiled ? hostileForm(form) : partsOf(form).map(writeForm)).map((write) => ({
+    write,
+    headers: FORM_TYPE,
+  }))
+  return fc.oneof({ weight: 3, arbitrary: inJson }, { weight: 2, arbitrary: inForm })
+}
+
 function plans(operation: Operation, spoiledPart: PartName | null): fc.Arbitrary<Plan> {
   const schema = bodySchema(operation)
-  const body =
-    spoiledPart === 'body'
-      ? schema
-        ? hostileBody(schema)
-        : garbage
-      : schema
-        ? good(schema, '')
-        : fc.constant(undefined)
   return fc
     .record({
       path: spoiledPart === 'path' ? hostilePath(operation) : goodPath(operation),
@@ -711,21 +898,19 @@ function plans(operation: Operation, spoiledPart: PartName | null): fc.Arbitrary
               { weight: 2, arbitrary: fc.constantFrom(...HOSTILE_CREDENTIALS) },
             )
           : fc.constantFrom(...GOOD_CREDENTIALS),
-      bodyHeaders:
-        spoiledPart === 'headers'
-          ? fc.constantFrom(...BODY_HEADERS)
-          : fc.constant({ 'Content-Type': 'application/json' }),
+      // in the place of those of the content
+      bodyHeaders: spoiledPart === 'headers' ? fc.constantFrom(...BODY_HEADERS) : fc.constant({}),
       extraHeaders: fc.oneof(
         { weight: 3, arbitrary: fc.constant({}) },
         { weight: 1, arbitrary: fc.constantFrom(...EXTRA_HEADERS) },
       ),
-      body,
+      content: contents(operation, spoiledPart === 'body'),
     })
-    .map(({ path, query, credential, bodyHeaders, extraHeaders, body: writeBody }) => (known, credentials) => ({
+    .map(({ path, query, credential, bodyHeaders, extraHeaders, content }) => (known, credentials) => ({
       method: operation.method,
       path: path(known) + query(known),
-      headers: { ...extraHeaders, ...(schema && bodyHeaders), ...credential(credentials) },
-      ...(writeBody && { body: writeBody(known) }),
+      headers: { ...extraHeaders, ...content.headers, ...(schema && bodyHeaders), ...credential(credentials) },
+      ...(content.write && { body: content.write(known) }),
     }))
 }
 

@@ -1,7 +1,8 @@
 // Proves that whatever an operation of /openapi.json is asked, its answer is one that the document has: never a 5xx,
 // nothing of another tenant or of what lies inside, and no row changed by what was refused. Operations are read
 // from the document, so that a new one is fuzzed unasked. On a real PostgreSQL with row-level security. Fake: the
-// embeddings, and the rate limiters, which are out of the way.
+// embeddings; the recognizer, for which a picture is a text that says what it shows; and the rate limiters, which are
+// out of the way.
 //
 // FUZZ_SEED=1234 asks the same again; FUZZ_REQUESTS=10000 (`make fuzz`) asks more.
 import { env } from 'cloudflare:workers'
@@ -9,7 +10,7 @@ import fc from 'fast-check'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { app } from '../../src/app.ts'
 import { type Credentials, goodRequests, hostileRequests, Known, type Plan, type Sent } from './fuzz-requests.ts'
-import { findFaults, isOperators, type Operation, operations } from './openapi-document.ts'
+import { findFaults, formSchema, isOperators, type Operation, operations } from './openapi-document.ts'
 import { operatorToken } from './operator.ts'
 import { asAdmin, axis, createKey, createTenant, enroll, type TestTenant } from './tenant.ts'
 
@@ -44,7 +45,7 @@ const SECURITY_HEADERS = {
 }
 /** Places in code, SQL, and the names of what lies behind us; long enough that no cursor has them by chance. */
 const INSIDE =
-  /postgres|pgvector|neondb|sqlstate|rekko_(app|operator|owner|jobs)|current_tenant|node_modules|\.ts:\d|\bat \w+ \(|ZodError|select .+ from|insert into/i
+  /postgres|pgvector|neondb|sqlstate|rekko_(app|operator|owner|jobs)|current_tenant|node_modules|words of the recognizer|\.ts:\d|\bat \w+ \(|ZodError|select .+ from|insert into/i
 /** In the classes that PostgreSQL and our functions raise; a date (11-23T12:00) is none. */
 const SQLSTATE = /(?<![\w-])(?:0A|08|2[1-8]|40|42|53|54|55|57|P0|XX|RK)[0-9A-Z]{3}(?![\w:-])/
 
@@ -134,6 +135,22 @@ function decode(pathname: string): string {
 
 // == The rows ==
 
+/** Of a picture that shows nobody alive, or somebody who is enrolled already, it is kept that it was refused. */
+const RECORDED = ['LIVENESS_FAILED', 'DUPLICATE_IDENTITY']
+const RECORDS = ['identifications', 'verifications', 'usage_events']
+
+function isRecorded({ response, text }: Answer): boolean {
+  return !response.ok && RECORDED.includes(JSON.parse(text).code)
+}
+
+/** The tables in which something has changed, but for those of `ignored`. */
+function findChanged(before: string, after: string, ignored: readonly string[]): string[] {
+  const tables = (rows: string) =>
+    new Map<string, string>(JSON.parse(rows).map((row: { name: string }) => [row.name, JSON.stringify(row)]))
+  const [earlier, later] = [tables(before), tables(after)]
+  return [...later].filter(([name, row]) => earlier.get(name) !== row && !ignored.includes(name)).map(([name]) => name)
+}
+
 /**
  * How many rows of these tenants there are in each table of the catalog, and in what versions: no change is too small.
  *
@@ -167,6 +184,9 @@ async function readConstraints(): Promise<string[]> {
 
 // == The run ==
 
+const codes = new Set<string>()
+/** Operations that took one. */
+const takenForms = new Set<string>()
 const statuses = new Map<string, Map<number, number>>()
 /** By operation: what was wrong, with the first request that showed it. */
 const findings = new Map<string, Map<string, { request: string; times: number }>>()
@@ -221,6 +241,8 @@ async function run(): Promise<void> {
     const forbidden = isOperators(operation) ? inside : [...inside, ...secrets]
     for (const wrong of findWrongs(answer, forbidden)) note(answer, wrong)
     if (response.ok && text) known.learn(JSON.parse(text))
+    if (!response.ok) codes.add(JSON.parse(text).code)
+    if (response.ok && sent.headers['Content-Type']?.startsWith('multipart/')) takenForms.add(operation.operationId)
     if (response.ok && operation.method === 'DELETE') known.forget(sent.path)
   }
 
@@ -228,22 +250,38 @@ async function run(): Promise<void> {
   async function checkRows(operation: Operation, answers: Answer[]): Promise<void> {
     const refused = answers.filter(({ response }) => !response.ok)
     rowChecks.refused += refused.length
-    const isAllRefused = refused.length === answers.length
+    const isAllRefused = refused.length === answers.length && !refused.some(isRecorded)
     const now = await readRows(watched)
     if (isAllRefused || operation.method === 'GET') {
-      rowChecks.checked += refused.length
-      if (now !== rows) for (const answer of answers) note(answer, 'a row was changed by it or one beside it')
+      checkChanges(answers, refused.length, rows, now)
       rows = now
       return
     }
     rows = now
-    const again = await sendAll(refused.map(({ sent }) => sent))
-    const after = await readRows(watched)
-    if (again.every(({ response }) => !response.ok)) {
-      rowChecks.checked += again.length
-      if (after !== rows) for (const answer of again) note(answer, 'a row was changed by it or one beside it')
+    for (const isKept of [false, true]) {
+      const same = refused.filter((answer) => isRecorded(answer) === isKept)
+      if (same.length === 0) continue
+      const again = await sendAll(same.map(({ sent }) => sent))
+      const after = await readRows(watched)
+      // what is refused for another reason now is not of this kind any more
+      if (again.every((answer) => !answer.response.ok && (isKept || !isRecorded(answer)))) {
+        checkChanges(again, again.length, rows, after, isKept ? RECORDS : [])
+      }
+      rows = after
     }
-    rows = after
+  }
+
+  function checkChanges(
+    answers: Answer[],
+    refusals: number,
+    before: string,
+    after: string,
+    ignored: readonly string[] = [],
+  ): void {
+    rowChecks.checked += refusals
+    for (const table of findChanged(before, after, ignored)) {
+      for (const answer of answers) note(answer, `a row of ${table} was changed by it or one beside it`)
+    }
   }
 
   const rounds = Math.ceil(requestsPerOperation / BATCH)
@@ -329,6 +367,23 @@ describe('whatever is asked', () => {
   it('is refused in every way that a client can be to blame for', () => {
     const met = new Set([...statuses.values()].flatMap((counts) => [...counts.keys()]))
     expect([...met]).toEqual(expect.arrayContaining([400, 401, 403, 404, 405, 409, 413, 415, 422]))
+    // and for what a picture can show, whatever the tenant has set in the meantime
+    expect([...codes]).toEqual(
+      expect.arrayContaining([
+        'IMAGE_TOO_LARGE',
+        'INVALID_IMAGE',
+        'MALFORMED_FORM',
+        'MODEL_MISMATCH',
+        'MULTIPLE_FACES',
+        'NO_FACE_DETECTED',
+      ]),
+    )
+  })
+
+  it('was asked as a form too, and that was taken wherever the document has one', () => {
+    const taking = operations.filter(formSchema).map(({ operationId }) => operationId)
+    expect(taking).toHaveLength(7)
+    expect([...takenForms].sort()).toEqual(taking.sort())
   })
 
   it('changes nothing of a rival’s, and refusals were seen to change nothing at all', () => {

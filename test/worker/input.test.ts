@@ -1,12 +1,15 @@
 // Proves that bad input is refused with the exact problem it is, on every route that takes it, and that
 // nothing is written then: SECURITY.md 3.1, and who may come in at all. Routes are read from
-// /openapi.json, so that a new one is covered unasked. Runs on a real PostgreSQL with row-level
-// security, through the real driver. Fake: the embeddings, which are axes.
+// /openapi.json, so that a new one is covered unasked, and each is asked in every way in which it may be: with an
+// embedding, with a picture, and with a form. Runs on a real PostgreSQL with row-level security, through the real
+// driver. Fake: the embeddings, which are axes, and the recognizer, for which a picture is a text that says what it shows.
 import { env } from 'cloudflare:workers'
 import { describe, expect, it } from 'vitest'
 import { app } from '../../src/app.ts'
 import { generateApiKey, SCOPES, type Scope } from '../../src/auth/api-key.ts'
 import type { ProblemCode } from '../../src/problem.ts'
+import { MAX_IMAGE_BYTES } from '../../src/recognizer.ts'
+import { inBase64, type Parts, pictureOf, sendForm, toForm } from './picture.ts'
 import { asAdmin, axis, countRequests, countRows, createKey, createTenant, enroll, type TestTenant } from './tenant.ts'
 
 const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/
@@ -21,7 +24,7 @@ interface Schema {
 interface DocumentedOperation {
   operationId: string
   security?: unknown[]
-  requestBody?: { content: { 'application/json': { schema: Schema } } }
+  requestBody?: { content: Record<string, { schema: Schema }> }
   responses: Record<string, { description: string }>
 }
 
@@ -30,13 +33,17 @@ interface Document {
   components: { schemas: Record<string, Schema> }
 }
 
+/** An operation, and the way in which it is asked. */
 interface Operation {
   id: string
   method: string
   template: string
   path: string
+  kind: 'no body' | 'JSON' | 'an embedding' | 'a picture' | 'a form'
   /** Names of the fields of its body; none when it takes no body. */
   fields: string[]
+  /** Those of them that are objects with a face in them. */
+  sides: string[]
 }
 
 const document = await (await app.request('/openapi.json', {}, env)).json<Document>()
@@ -44,30 +51,83 @@ const document = await (await app.request('/openapi.json', {}, env)).json<Docume
 /** In the place of each id in a path: of ada, or of nobody. */
 const toPath = (template: string) => template.replace('{external_id}', 'ada').replace(/\{\w+\}/, crypto.randomUUID())
 
-const operations = Object.entries(document.paths).flatMap(([template, methods]) =>
-  Object.entries(methods).map(([method, operation]): Operation => {
-    const schema = operation.requestBody?.content['application/json'].schema
-    const name = schema?.$ref?.split('/').at(-1)
-    return {
-      id: operation.operationId,
-      method: method.toUpperCase(),
-      template,
-      path: toPath(template),
-      fields: Object.keys((name ? document.components.schemas[name] : schema)?.properties ?? {}),
-    }
-  }),
+function propertiesOf(operation: DocumentedOperation, mediaType: string): Record<string, Schema> {
+  const schema = operation.requestBody?.content[mediaType]?.schema
+  const name = schema?.$ref?.split('/').at(-1)
+  return (name ? document.components.schemas[name] : schema)?.properties ?? {}
+}
+
+/** What a face is given as, in JSON; a request has one of the two. */
+const SOURCES = { 'an embedding': ['embedding', 'model'], 'a picture': ['image'] } as const
+const FACE_FIELDS: readonly string[] = Object.values(SOURCES).flat()
+const isFace = (name: string) => FACE_FIELDS.includes(name)
+
+const documented = Object.entries(document.paths).flatMap(([template, methods]) =>
+  Object.entries(methods).map(([method, operation]) => ({
+    id: operation.operationId,
+    method: method.toUpperCase(),
+    template,
+    path: toPath(template),
+    properties: propertiesOf(operation, 'application/json'),
+    formFields: Object.keys(propertiesOf(operation, 'multipart/form-data')),
+  })),
 )
+
+const operations = documented.flatMap(({ properties, formFields, ...operation }): Operation[] => {
+  const fields = Object.keys(properties)
+  const sides = fields.filter((field) => Object.keys(properties[field]?.properties ?? {}).some(isFace))
+  const faceFields = new Set(
+    [...fields, ...sides.flatMap((side) => Object.keys(properties[side]?.properties ?? {}))].filter(isFace),
+  )
+  // the keys of SOURCES
+  const kinds = (Object.keys(SOURCES) as (keyof typeof SOURCES)[]).filter((kind) =>
+    SOURCES[kind].every((field) => faceFields.has(field)),
+  )
+  if (kinds.length === 0) {
+    return [{ ...operation, kind: fields.length > 0 ? 'JSON' : 'no body', fields, sides }]
+  }
+  return [
+    ...kinds.map((kind) => {
+      const isOther = (field: string) => isFace(field) && !SOURCES[kind].some((name) => name === field)
+      return { ...operation, kind, fields: fields.filter((field) => !isOther(field)), sides }
+    }),
+    { ...operation, kind: 'a form', fields: formFields, sides: [] },
+  ]
+})
 // the operator's have another credential: operator.test.ts
 const guarded = operations.filter(({ template }) => /^\/v1\/(?!operator\/)/.test(template))
-const withBody = guarded.filter(({ fields }) => fields.length > 0)
-const taking = (field: string) => withBody.filter(({ fields }) => fields.includes(field))
+const withForm = guarded.filter(({ kind }) => kind === 'a form')
+/** In JSON. */
+const withBody = guarded.filter(({ kind, fields }) => kind !== 'a form' && fields.length > 0)
+
+/** Where a body takes a field: in itself, or in an object of it. */
+interface Place {
+  operation: Operation
+  side: string | null
+}
+
+const fieldsOfSide = ({ kind }: Operation): readonly string[] =>
+  kind === 'an embedding' || kind === 'a picture' ? SOURCES[kind] : []
+
+function taking(field: string): Place[] {
+  return withBody.flatMap((operation) => [
+    ...(operation.fields.includes(field) ? [{ operation, side: null }] : []),
+    ...(fieldsOfSide(operation).includes(field) ? operation.sides.map((side) => ({ operation, side })) : []),
+  ])
+}
+const formsTaking = (field: string) => withForm.filter(({ fields }) => fields.includes(field))
+const idsOf = (places: Place[]) => places.map(({ operation: { id }, side }) => (side ? `${id} ${side}` : id))
+
+const PICTURE = pictureOf(axis(1))
 
 /** A body that the operation takes. Enrolls bob, because ada is enrolled already. */
-function validBody({ id, fields }: Operation): Record<string, unknown> {
+function validBody({ id, fields, kind, sides }: Operation): Record<string, unknown> {
+  const faces: Record<string, unknown> = { embedding: axis(1), model: 'arcface-512@1', image: inBase64(PICTURE) }
+  const side = Object.fromEntries(fieldsOfSide({ kind } as Operation).map((name) => [name, faces[name]]))
   const samples: Record<string, unknown> = {
+    ...faces,
+    ...Object.fromEntries(sides.map((name) => [name, side])),
     external_id: id === 'enrollFace' ? 'bob' : 'ada',
-    embedding: axis(1),
-    model: 'arcface-512@1',
     metadata: { sector: 'north' },
     quality_score: 0.5,
     max_results: 3,
@@ -85,11 +145,36 @@ function validBody({ id, fields }: Operation): Record<string, unknown> {
   )
 }
 
+/** A form that the operation takes. */
+function validParts({ id, fields }: Operation): Parts {
+  const samples: Record<string, Parts[number][1]> = {
+    external_id: id === 'enrollFace' ? 'bob' : 'ada',
+    image: { file: PICTURE },
+    first: { file: PICTURE },
+    second: { file: PICTURE },
+    metadata: '{"sector":"north"}',
+    max_results: '3',
+  }
+  return fields.map((field) => {
+    const sample = samples[field]
+    if (sample === undefined) throw new Error(`write a sample for the part "${field}"`)
+    return [field, sample]
+  })
+}
+
+/** The same with one part in the place of those of its name; without them when there is none. */
+function partsWith(operation: Operation, field: string, ...parts: Parts[number][1][]): Parts {
+  const others = validParts(operation).filter(([name]) => name !== field)
+  return [...others, ...parts.map((part): Parts[number] => [field, part])]
+}
+
 /** The valid body as text, with one field spelled as given; without that field when that is undefined. */
-function bodyWith(operation: Operation, field: string, json: string | undefined): string {
+function bodyWith({ operation, side }: Place, field: string, json: string | undefined): string {
   const placeholder = 'to be replaced'
-  const text = JSON.stringify({ ...validBody(operation), [field]: json === undefined ? undefined : placeholder })
-  return text.replace(JSON.stringify(placeholder), () => json ?? '')
+  const replaced = { [field]: json === undefined ? undefined : placeholder }
+  const body = validBody(operation)
+  const changed = side ? { ...body, [side]: { ...(body[side] as object), ...replaced } } : { ...body, ...replaced }
+  return JSON.stringify(changed).replace(JSON.stringify(placeholder), () => json ?? '')
 }
 
 /** What an operation answers when nothing is wrong: 404 is that of an id which is new. */
@@ -103,8 +188,13 @@ const TAKEN: Record<string, number> = {
 }
 
 function request(tenant: TestTenant, operation: Operation, body?: unknown, headers?: Record<string, string>) {
+  if (operation.kind === 'a form') return requestForm(tenant, operation, validParts(operation), headers)
   const text = operation.fields.length > 0 ? (body ?? validBody(operation)) : undefined
   return tenant.request(operation.method, pathFor(tenant, operation), text, headers)
+}
+
+function requestForm(tenant: TestTenant, operation: Operation, parts: Parts, headers?: Record<string, string>) {
+  return sendForm(tenant, operation.method, pathFor(tenant, operation), toForm(parts), headers)
 }
 
 /** Of keys, it is the tenant's own that is acted upon. */
@@ -113,7 +203,12 @@ function pathFor(tenant: TestTenant, { template, path }: Operation): string {
 }
 
 /** With the tenant's key and only the headers given: `tenant.request` would add a content type. */
-function sendBytes(tenant: TestTenant, operation: Operation, body: BodyInit, headers: Record<string, string> = {}) {
+async function sendBytes(
+  tenant: TestTenant,
+  operation: Operation,
+  body: BodyInit,
+  headers: Record<string, string> = {},
+): Promise<Response> {
   return app.request(
     pathFor(tenant, operation),
     { method: operation.method, body, headers: { Authorization: `Bearer ${tenant.key}`, ...headers } },
@@ -128,6 +223,9 @@ interface Refusal {
   code: ProblemCode
   /** What `errors` names, in order; none when there are no errors. */
   errors?: ({ pointer: string } | { parameter: string })[]
+  /** Whether another picture may be taken; nothing is said of it when it is no matter of a picture. */
+  retake?: boolean
+  reasons?: string[]
 }
 
 const MALFORMED_JSON: Refusal = { status: 400, code: 'MALFORMED_JSON' }
@@ -135,6 +233,8 @@ const MALFORMED_URL: Refusal = { status: 400, code: 'MALFORMED_URL' }
 const NOT_FOUND: Refusal = { status: 404, code: 'NOT_FOUND' }
 const BODY_TOO_LARGE: Refusal = { status: 413, code: 'BODY_TOO_LARGE' }
 const UNSUPPORTED: Refusal = { status: 415, code: 'UNSUPPORTED_MEDIA_TYPE' }
+const MALFORMED_FORM: Refusal = { status: 400, code: 'MALFORMED_FORM' }
+const IMAGE_TOO_LARGE: Refusal = { status: 413, code: 'IMAGE_TOO_LARGE', retake: true }
 
 function invalidField(...pointers: string[]): Refusal {
   return { status: 422, code: 'INVALID_REQUEST', errors: pointers.map((pointer) => ({ pointer })) }
@@ -144,7 +244,7 @@ function invalidParameter(parameter: string): Refusal {
   return { status: 422, code: 'INVALID_REQUEST', errors: [{ parameter }] }
 }
 
-async function expectProblem(response: Response, { status, code, errors }: Refusal): Promise<void> {
+async function expectProblem(response: Response, { status, code, errors, ...extensions }: Refusal): Promise<void> {
   const text = await response.text()
   expect({ status: response.status, code: JSON.parse(text).code }, text).toEqual({ status, code })
   // a surrogate alone, as JSON.stringify writes it; in the comparison below it would stop the test runner
@@ -159,6 +259,7 @@ async function expectProblem(response: Response, { status, code, errors }: Refus
     detail: expect.stringMatching(/./),
     request_id: response.headers.get('X-Request-Id'),
     ...(errors && { errors: errors.map((error) => ({ ...error, detail: expect.stringMatching(/./) })) }),
+    ...extensions,
   })
 }
 
@@ -189,9 +290,44 @@ async function expectRefused(refusal: Refusal, send: (tenant: TestTenant) => Pro
   })
 }
 
+/** With the field spelled like this, wherever JSON takes one, the answer is the refusal; `path` may lead into the field. */
+async function expectFieldRefused(refusal: Refusal, field: string, json: string | undefined): Promise<void> {
+  await expectNothingWritten(async (tenant) => {
+    const places = taking(field)
+    expect(places).not.toHaveLength(0)
+    const answers = await Promise.all(
+      places.map((place) => request(tenant, place.operation, bodyWith(place, field, json))),
+    )
+    for (const [index, answer] of answers.entries()) await expectProblem(answer, within(refusal, places[index]?.side))
+  })
+}
+
+/** The same refusal of what lies in an object of the body. */
+function within(refusal: Refusal, side: string | null | undefined): Refusal {
+  if (!refusal.errors || !side) return refusal
+  return {
+    ...refusal,
+    errors: refusal.errors.map((error) => ('pointer' in error ? { pointer: `/${side}${error.pointer}` } : error)),
+  }
+}
+
 /** The requests that the tests below spoil are good ones: otherwise any refusal would do. */
 describe('every documented request', () => {
-  it.each(guarded)('$method $template is taken when nothing is wrong with it', async (operation) => {
+  it('is asked in all ways that the document has', () => {
+    const waysOf = (method: string, template: string) =>
+      guarded.filter((one) => one.method === method && one.template === template).map(({ kind }) => kind)
+    for (const template of ['/v1/faces', '/v1/faces/verify', '/v1/faces/search', '/v1/faces/compare']) {
+      expect(waysOf('POST', template)).toEqual(['an embedding', 'a picture', 'a form'])
+    }
+    expect(waysOf('PUT', '/v1/faces/{external_id}')).toEqual(['an embedding', 'a picture', 'a form'])
+    for (const template of ['/v1/faces/liveness', '/v1/faces/detect']) {
+      expect(waysOf('POST', template)).toEqual(['a picture', 'a form'])
+    }
+    expect(waysOf('PATCH', '/v1/faces/{external_id}')).toEqual(['JSON'])
+    expect(waysOf('GET', '/v1/faces')).toEqual(['no body'])
+  })
+
+  it.each(guarded)('$method $template with $kind is taken when nothing is wrong with it', async (operation) => {
     const tenant = await createTenant()
     await enroll(tenant, 'ada', axis(0))
     const response = await request(tenant, operation)
@@ -221,7 +357,8 @@ const WHOLE = invalidField('/embedding')
 const SEVENTH = invalidField('/embedding/7')
 
 const BAD_EMBEDDINGS: [name: string, json: string | undefined, refusal: Refusal][] = [
-  ['that is missing', undefined, WHOLE],
+  // there may be a picture instead
+  ['that is missing', undefined, invalidField('')],
   ['of null', 'null', WHOLE],
   ['of true', 'true', WHOLE],
   ['that is a number', '1', WHOLE],
@@ -277,12 +414,15 @@ function vectorLike(component: number): number[] {
 
 describe('an embedding', () => {
   it.each(BAD_EMBEDDINGS)('%s is refused wherever one is taken', async (_name, json, refusal) => {
-    expect(taking('embedding').map(({ id }) => id)).toEqual(
-      expect.arrayContaining(['enrollFace', 'replaceFace', 'verifyFace', 'searchFaces']),
-    )
-    await expectRefused(refusal, (tenant) =>
-      taking('embedding').map((operation) => request(tenant, operation, bodyWith(operation, 'embedding', json))),
-    )
+    expect(idsOf(taking('embedding')).sort()).toEqual([
+      'compareFaces first',
+      'compareFaces second',
+      'enrollFace',
+      'replaceFace',
+      'searchFaces',
+      'verifyFace',
+    ])
+    await expectFieldRefused(refusal, 'embedding', json)
   })
 
   it.each([
@@ -363,11 +503,21 @@ describe('an external_id', () => {
       JSON.stringify(externalId),
     ]),
   ])('%s is refused in a body', async (_name, json) => {
-    expect(taking('external_id').map(({ id }) => id)).toEqual(expect.arrayContaining(['enrollFace', 'verifyFace']))
-    await expectRefused(invalidField('/external_id'), (tenant) =>
-      taking('external_id').map((operation) => request(tenant, operation, bodyWith(operation, 'external_id', json))),
-    )
+    expect(idsOf(taking('external_id'))).toEqual(expect.arrayContaining(['enrollFace', 'verifyFace']))
+    await expectFieldRefused(invalidField('/external_id'), 'external_id', json)
   })
+
+  it.each([...BAD_EXTERNAL_IDS, ...BAD_EXTERNAL_IDS_OUTSIDE_PATHS])(
+    '%s is refused in a form',
+    async (_name, externalId) => {
+      expect(formsTaking('external_id').map(({ id }) => id)).toEqual(['verifyFace', 'enrollFace'])
+      await expectRefused(invalidField('/external_id'), (tenant) =>
+        formsTaking('external_id').map((operation) =>
+          requestForm(tenant, operation, partsWith(operation, 'external_id', externalId)),
+        ),
+      )
+    },
+  )
 
   it.each(BAD_EXTERNAL_IDS)('%s is refused in a path', async (_name, externalId) => {
     const named = operations.filter(({ template }) => template.endsWith('/{external_id}'))
@@ -437,7 +587,7 @@ describe('a path', () => {
     },
   )
 
-  it.each(operations)(
+  it.each(documented)(
     'that is not UTF-8 is refused as $method $template documents',
     async ({ method, path, template }) => {
       const response = await app.request(`${path}?%zz`, { method }, env)
@@ -535,6 +685,12 @@ function withBytes(text: string, ...replacement: number[]): Uint8Array<ArrayBuff
 const inEscapes = (letter: string) => `\\u00${letter.charCodeAt(0).toString(16)}`
 const nested = (levels: number, open: string, close: string) => open.repeat(levels) + close.repeat(levels)
 
+/** So long that there are `bytes` beside the pictures in it. */
+function grow(good: string, bytes: number, filler = ' '): string {
+  const inPictures = [...good.matchAll(/"image":("[^"]*")/g)].map(([, picture = '']) => picture.length)
+  return good.padEnd(bytes + inPictures.reduce((sum, length) => sum + length, 0), filler)
+}
+
 const BAD_BODIES: [name: string, spoil: (good: string) => BodyInit, refusal: Refusal][] = [
   ['that is empty', () => '', MALFORMED_JSON],
   ['of spaces', () => ' \n\t', MALFORMED_JSON],
@@ -581,9 +737,10 @@ const BAD_BODIES: [name: string, spoil: (good: string) => BodyInit, refusal: Ref
   ['of 30,000 levels', () => nested(30_000, '[', ']'), MALFORMED_JSON],
   ['of 60,000 levels that never end', () => '['.repeat(60_000), MALFORMED_JSON],
   ['of 100,000 levels', () => nested(100_000, '[', ']'), BODY_TOO_LARGE],
-  ['of 65,537 bytes', (good) => good.padEnd(65_537), BODY_TOO_LARGE],
-  ['of 65,537 bytes in fewer characters', (good) => good.padEnd(65_535, '\u00a0'), BODY_TOO_LARGE],
-  ['of 65,537 bytes from a stream', (good) => new Blob([good.padEnd(65_537)]).stream(), BODY_TOO_LARGE],
+  ['of 65,537 bytes', (good) => grow(good, 65_537), BODY_TOO_LARGE],
+  ['of 65,537 bytes in fewer characters', (good) => grow(good, 65_536).replace(/ $/, '\u00a0'), BODY_TOO_LARGE],
+  ['of 65,537 bytes from a stream', (good) => new Blob([grow(good, 65_537)]).stream(), BODY_TOO_LARGE],
+  ['of 65,537 bytes, most of them before it', (good) => ' '.repeat(65_537) + good, BODY_TOO_LARGE],
 ]
 
 describe('a body', () => {
@@ -596,8 +753,8 @@ describe('a body', () => {
   })
 
   it.each<[string, (good: string) => BodyInit]>([
-    ['of 65,536 bytes', (good) => good.padEnd(65_536)],
-    ['of 65,536 bytes from a stream', (good) => new Blob([good.padEnd(65_536)]).stream()],
+    ['of 65,536 bytes', (good) => grow(good, 65_536)],
+    ['of 65,536 bytes from a stream', (good) => new Blob([grow(good, 65_536)]).stream()],
     ['with spaces around', (good) => `\r\n\t ${good} \n`],
     ['with keys in escapes', (good) => good.replace(/"(\w)/, (_, letter) => `"${inEscapes(letter)}`)],
   ])('%s is taken wherever one is', async (_name, spell) => {
@@ -612,27 +769,88 @@ describe('a body', () => {
   it('may say a smaller Content-Length than it has, and is refused by what it has', async () => {
     await expectRefused(BODY_TOO_LARGE, (tenant) =>
       withBody.map((operation) =>
-        request(tenant, operation, JSON.stringify(validBody(operation)).padEnd(65_537), { 'Content-Length': '10' }),
+        request(tenant, operation, grow(JSON.stringify(validBody(operation)), 65_537), { 'Content-Length': '10' }),
       ),
     )
   })
 
-  it('that never ends is left after 1 MiB, and nothing beyond 64 KiB is kept', async () => {
-    let sent = 0
-    let wasCanceled = false
-    const stream = new ReadableStream<Uint8Array>({
-      pull(controller) {
-        sent += 1024
-        controller.enqueue(new Uint8Array(1024).fill(0x20))
-      },
-      cancel() {
-        wasCanceled = true
-      },
-    })
-    await expectRefused(BODY_TOO_LARGE, (tenant) => [tenant.request('POST', '/v1/faces', stream)])
-    expect(wasCanceled).toBe(true)
+  const KIB = 1024
+  // pictures of 10 MiB together in base64, and 64 KiB beside them; in a form two of 10 MiB as they are
+  const MOST_JSON = Math.ceil((MAX_IMAGE_BYTES * 4) / 3) + 64 * KIB
+  const MOST_FORM = 2 * MAX_IMAGE_BYTES + 64 * KIB
+  const FORM = { 'Content-Type': 'multipart/form-data; boundary=x' }
+  const part = (name: string) => `--x\r\nContent-Disposition: form-data; name="${name}"; filename="a.jpg"\r\n\r\n`
+
+  it.each<[string, string, number, Refusal, Record<string, string>?]>([
     // read on for a while, so that a client that sends a little too much hears the answer
-    expect(sent).toBeLessThan(1100 * 1024)
+    ['1 MiB, where it begins with no picture', '', KIB * KIB, BODY_TOO_LARGE],
+    ['as much as a picture, where it begins with one', '{"image":"', MOST_JSON, BODY_TOO_LARGE],
+    ['as much as two pictures, in a form', part('image'), MOST_FORM, IMAGE_TOO_LARGE, FORM],
+    ['as much as two pictures, in a form that is none', 'x', MOST_FORM, IMAGE_TOO_LARGE, FORM],
+  ])(
+    'that never ends is left after %s',
+    async (_name, beginning, most, refusal, headers) => {
+      const pieceBytes = 64 * KIB
+      for (const { method, path } of withForm) {
+        let sent = 0
+        let wasCanceled = false
+        const stream = new ReadableStream<Uint8Array>({
+          pull(controller) {
+            const piece = sent === 0 ? beginning.padEnd(pieceBytes, 'A') : 'A'.repeat(pieceBytes)
+            sent += pieceBytes
+            controller.enqueue(new TextEncoder().encode(piece))
+          },
+          cancel() {
+            wasCanceled = true
+          },
+        })
+        await expectRefused(refusal, (tenant) => [tenant.request(method, path, stream, headers)])
+        expect(wasCanceled).toBe(true)
+        expect(sent).toBeGreaterThan(most)
+        // two pieces may be under way
+        expect(sent).toBeLessThanOrEqual(most + 3 * pieceBytes)
+      }
+    },
+    60_000,
+  )
+
+  it('that is long without an end is left after 1 MiB where no picture is taken, whatever it begins with', async () => {
+    for (const { method, path } of withBody.filter(({ kind }) => kind === 'JSON')) {
+      let sent = 0
+      const stream = new ReadableStream<Uint8Array>({
+        pull(controller) {
+          const piece = sent === 0 ? '{"image":"'.padEnd(KIB, 'A') : 'A'.repeat(KIB)
+          sent += KIB
+          controller.enqueue(new TextEncoder().encode(piece))
+        },
+      })
+      await expectRefused(BODY_TOO_LARGE, (tenant) => [tenant.request(method, path, stream)])
+      expect(sent).toBeLessThan(1100 * KIB)
+    }
+  })
+
+  it.each<[string, (picture: string, rest: string) => string]>([
+    ['in many keys', (picture, rest) => `{"image":"${picture}",${rest}`],
+    ['in many keys, with the picture at the end', (picture, rest) => `{${rest.slice(0, -1)},"image":"${picture}"}`],
+    ['in an array', (picture) => `{"image":"${picture}","a":[${'[],'.repeat(3_000_000)}0]}`],
+    ['in another text', (picture) => `{"image":"${picture}","a":"${'a'.repeat(10_000_000)}"}`],
+    ['in the text of another picture', (picture) => `{"image":"${picture}","image_url":"${picture.repeat(7000)}"}`],
+    ['with a quotation mark in the picture', (picture) => `{"image":"${picture}\\"${picture.repeat(100)}"}`],
+    ['in many pictures', (picture) => `{${`"image":"${picture}",`.repeat(8000)}"a":1}`],
+  ])('may be large for its picture, and not beside it: %s', async (_name, spell) => {
+    const rest = `${Array.from({ length: 300_000 }, (_, index) => `"${index}":0`).join()}}`
+    await expectRefused(BODY_TOO_LARGE, (tenant) =>
+      taking('image').map(({ operation }) => request(tenant, operation, spell(inBase64(PICTURE), rest))),
+    )
+  })
+
+  it('may have a picture under a key in escapes, but not a large one', async () => {
+    const spell = (picture: string) => `{"im\\u0061ge":"${inBase64(picture)}"}`
+    const tenant = await createTenant()
+    expect((await tenant.request('POST', '/v1/faces/search', spell(PICTURE))).status).toBe(200)
+    const large = PICTURE.padEnd(60_000)
+    expect((await tenant.request('POST', '/v1/faces/search', { image: inBase64(large) })).status).toBe(200)
+    await expectRefused(BODY_TOO_LARGE, (other) => [other.request('POST', '/v1/faces/search', spell(large))])
   })
 
   it('of 8 levels, with keys that are equal in different objects only, comes back as it was', async () => {
@@ -655,8 +873,12 @@ describe('a content type', () => {
     'text/plain',
     'text/json',
     'application/x-www-form-urlencoded',
-    'multipart/form-data; boundary=x',
+    'multipart/form-data',
+    'multipart/mixed; boundary=x',
+    'multipart/form-data, application/json',
     'application/xml',
+    'application/octet-stream',
+    'image/jpeg',
     'application/jsonp',
     'application/json5',
     'application/problem+json',
@@ -693,9 +915,21 @@ describe('a content type', () => {
     }
   })
 
+  it('of a form is refused where no picture is taken, and of JSON makes no form of it where one is', async () => {
+    const headers = { 'Content-Type': 'multipart/form-data; boundary=x' }
+    const [others, pictures] = [
+      withBody.filter(({ kind }) => kind === 'JSON'),
+      withBody.filter(({ kind }) => kind !== 'JSON'),
+    ]
+    await expectRefused(UNSUPPORTED, (tenant) => others.map((one) => request(tenant, one, undefined, headers)))
+    await expectRefused(MALFORMED_FORM, (tenant) => pictures.map((one) => request(tenant, one, undefined, headers)))
+  })
+
   it.each(['gzip', 'br', 'deflate', 'identity', 'x'])('with the content encoding %s is refused', async (encoding) => {
     await expectRefused(UNSUPPORTED, (tenant) =>
-      withBody.map((operation) => request(tenant, operation, undefined, { 'Content-Encoding': encoding })),
+      [...withBody, ...withForm].map((operation) =>
+        request(tenant, operation, undefined, { 'Content-Encoding': encoding }),
+      ),
     )
   })
 
@@ -709,35 +943,75 @@ describe('a content type', () => {
 
 // == Fields ==
 
+const UNKNOWN_FIELDS: [name: string, pointer: string][] = [
+  ['tenant_id', '/tenant_id'],
+  ['id', '/id'],
+  ['face_id', '/face_id'],
+  ['created_at', '/created_at'],
+  ['threshold', '/threshold'],
+  ['template_id', '/template_id'],
+  ['key_version', '/key_version'],
+  ['sealed', '/sealed'],
+  ['code', '/code'],
+  ['confidence', '/confidence'],
+  ['verified', '/verified'],
+  ['constructor', '/constructor'],
+  ['toString', '/toString'],
+  ['Embedding', '/Embedding'],
+  ['', '/'],
+  ['a/b~c', '/a~1b~0c'],
+  ['\ud800', '/\ufffd'],
+  ['x'.repeat(300), `/${'x'.repeat(199)}`],
+  // what takes a picture takes none by its address
+  ['image_url', '/image_url'],
+  ['url', '/url'],
+]
+
 describe('a field', () => {
-  it.each([
-    ['tenant_id', '/tenant_id'],
-    ['id', '/id'],
-    ['face_id', '/face_id'],
-    ['created_at', '/created_at'],
-    ['threshold', '/threshold'],
-    ['template_id', '/template_id'],
-    ['key_version', '/key_version'],
-    ['sealed', '/sealed'],
-    ['code', '/code'],
-    ['confidence', '/confidence'],
-    ['verified', '/verified'],
-    ['constructor', '/constructor'],
-    ['toString', '/toString'],
-    ['Embedding', '/Embedding'],
-    ['', '/'],
-    ['a/b~c', '/a~1b~0c'],
-    ['\ud800', '/\ufffd'],
-    ['x'.repeat(300), `/${'x'.repeat(199)}`],
-  ])('of the name %j is unknown, and refused by a pointer to it', async (name, pointer) => {
+  it.each(UNKNOWN_FIELDS)('of the name %j is unknown, and refused by a pointer to it', async (name, pointer) => {
     await expectRefused(invalidField(pointer), (tenant) =>
       withBody.map((operation) => request(tenant, operation, { ...validBody(operation), [name]: tenant.id })),
     )
   })
 
+  it.each([
+    // a part has a name, in UTF-8
+    ...UNKNOWN_FIELDS.filter(([name]) => name !== '' && name.isWellFormed()),
+    ['__proto__', '/__proto__'],
+    ['image[]', '/image[]'],
+    ['embedding', '/embedding'],
+    ['model', '/model'],
+    ['quality_score', '/quality_score'],
+  ])('of the name %j is unknown in a form, whether it is a text or a file', async (name, pointer) => {
+    for (const content of ['1', { file: PICTURE }]) {
+      await expectRefused(invalidField(pointer), (tenant) =>
+        withForm.map((operation) => requestForm(tenant, operation, [...validParts(operation), [name, content]])),
+      )
+    }
+  })
+
+  it.each(UNKNOWN_FIELDS)('of the name %j is unknown beside a face of a pair, too', async (name, pointer) => {
+    const places = withBody.flatMap((operation) => operation.sides.map((side) => ({ operation, side })))
+    await expectNothingWritten(async (tenant) => {
+      expect(places).toHaveLength(4)
+      for (const { operation, side } of places) {
+        const body = validBody(operation)
+        const spoiled = { ...body, [side]: { ...(body[side] as object), [name]: tenant.id } }
+        // the name of the side takes its part of what a pointer may be long
+        const whole = `/${side}${pointer}`.slice(0, 200)
+        await expectProblem(await request(tenant, operation, spoiled), invalidField(whole))
+      }
+    })
+  })
+
   it('that is unknown is named beside the others that are wrong', async () => {
     await expectNothingWritten(async (tenant) => {
-      const response = await tenant.request('POST', '/v1/faces', { external_id: '', threshold: 0, tenant_id: '' })
+      const response = await tenant.request('POST', '/v1/faces', {
+        external_id: '',
+        embedding: [],
+        threshold: 0,
+        tenant_id: '',
+      })
       const { errors } = await response.json<{ errors: { pointer: string }[] }>()
       expect(errors.map(({ pointer }) => pointer).sort()).toEqual([
         '/embedding',
@@ -767,62 +1041,365 @@ describe('model', () => {
     ['["arcface-512@1"]'],
     ['NaN', MALFORMED_JSON],
   ])('of %s is refused', async (json, refusal = invalidField('/model')) => {
-    await expectRefused(refusal, (tenant) =>
-      taking('model').map((operation) => request(tenant, operation, bodyWith(operation, 'model', json))),
-    )
+    await expectFieldRefused(refusal, 'model', json)
   })
 
   it.each(['arcface-512@2', 'ARCFACE-512@1', 'arcface-512@1 ', 'arcface-512', 'x'.repeat(100)])(
     'that is %j and not the tenant’s is refused, wherever an embedding is taken',
     async (model) => {
       expect(taking('model')).toEqual(taking('embedding'))
-      await expectRefused({ status: 409, code: 'MODEL_MISMATCH' }, (tenant) =>
-        taking('model').map((operation) => request(tenant, operation, { ...validBody(operation), model })),
-      )
+      await expectFieldRefused({ status: 409, code: 'MODEL_MISMATCH' }, 'model', JSON.stringify(model))
     },
   )
 
   it('may be left out', async () => {
-    for (const operation of taking('model')) {
+    for (const place of taking('model')) {
       const tenant = await createTenant()
       await enroll(tenant, 'ada', axis(0))
-      const response = await request(tenant, operation, bodyWith(operation, 'model', undefined))
-      expect(response.status).toBe(TAKEN[operation.id] ?? 200)
+      const response = await request(tenant, place.operation, bodyWith(place, 'model', undefined))
+      expect(response.status).toBe(TAKEN[place.operation.id] ?? 200)
     }
+  })
+
+  it('is of an embedding: the recognizer says itself of which model it is', async () => {
+    const places = taking('image').filter(({ operation: { id } }) => idsOf(taking('model')).join().includes(id))
+    expect(idsOf(places).sort()).toEqual(idsOf(taking('model')).sort())
+    await expectNothingWritten(async (tenant) => {
+      for (const { operation, side } of places) {
+        const body = bodyWith({ operation, side }, 'model', '"arcface-512@1"')
+        await expectProblem(await request(tenant, operation, body), within(invalidField(''), side))
+      }
+    })
+  })
+})
+
+// == Pictures ==
+
+const WHOLE_IMAGE = invalidField('/image')
+
+const BAD_IMAGES: [name: string, json: string][] = [
+  ['of null', 'null'],
+  ['of true', 'true'],
+  ['that is a number', '1'],
+  ['that is an array of bytes', '[255,216,255]'],
+  ['that is an object', '{"url":"https://example.com/face.jpg"}'],
+  ['of an empty text', '""'],
+  ['of padding alone', '"="'],
+  ['of four signs of padding', '"===="'],
+  ['of three signs of padding', '"A==="'],
+  ['of padding too short', JSON.stringify(btoa('a').slice(0, -1))],
+  ['of padding too long', JSON.stringify(`${btoa('abc')}=`)],
+  ['with padding in the middle', JSON.stringify(btoa('a') + btoa('a'))],
+  ['with a character left out', JSON.stringify(inBase64(PICTURE).slice(1))],
+  ['in base64url', JSON.stringify(btoa('\u00fb\u00ff\u00fe').replaceAll('+', '-').replaceAll('/', '_'))],
+  ['in hexadecimal', '"ffd8ff"'],
+  ['with spaces at its ends', JSON.stringify(`  ${inBase64(PICTURE)}  `)],
+  ['in lines of 76 characters', JSON.stringify(inBase64(PICTURE).replace(/.{76}/g, '$&\r\n'))],
+  ['with NUL', '"AAA\\u0000"'],
+  ['with a full-width letter', '"AAA\uff21"'],
+  ['with a surrogate alone', '"AAA\\ud800"'],
+  ['as a data URL', JSON.stringify(`data:image/jpeg;base64,${inBase64(PICTURE)}`)],
+  ['by its address', '"https://example.com/face.jpg"'],
+  ['by the address of a neighbor', '"http://169.254.169.254/latest/meta-data/"'],
+  ['by the name of a file', '"file:///etc/passwd"'],
+]
+
+describe('a picture', () => {
+  it('may be sent wherever an embedding may, to be looked at, and in a form', () => {
+    const inJson = idsOf(taking('image')).sort()
+    expect(inJson).toEqual([...idsOf(taking('embedding')), 'checkLiveness', 'detectFaces'].sort())
+    const inForms = withForm.flatMap(({ id, fields }) =>
+      fields.includes('image') ? id : [`${id} first`, `${id} second`],
+    )
+    expect(inForms.sort()).toEqual(inJson)
+  })
+
+  it.each(BAD_IMAGES)('%s is refused wherever JSON takes one, by a pointer to it', async (_name, json) => {
+    await expectFieldRefused(WHOLE_IMAGE, 'image', json)
+  })
+
+  it('is missed where there is nothing else', async () => {
+    await expectNothingWritten(async (tenant) => {
+      const places = taking('image')
+      for (const place of places) {
+        const answer = await request(tenant, place.operation, bodyWith(place, 'image', undefined))
+        const isAlone = ['checkLiveness', 'detectFaces'].includes(place.operation.id)
+        await expectProblem(answer, isAlone ? WHOLE_IMAGE : within(invalidField(''), place.side))
+      }
+    })
+  })
+
+  it('is not sent beside an embedding', async () => {
+    const places = taking('embedding')
+    await expectNothingWritten(async (tenant) => {
+      for (const place of places) {
+        const body = bodyWith(place, 'image', JSON.stringify(inBase64(PICTURE)))
+        // a model would be one thing more that is wrong with it
+        for (const text of [body, body.replaceAll('"model":"arcface-512@1",', '')]) {
+          await expectProblem(await request(tenant, place.operation, text), within(invalidField(''), place.side))
+        }
+        expect(body).toContain('"model":"arcface-512@1",')
+      }
+    })
+  })
+
+  const files = withForm.flatMap((operation) =>
+    operation.fields
+      .filter((field) => ['image', 'first', 'second'].includes(field))
+      .map((field) => ({ operation, field })),
+  )
+
+  it.each<[string, Parts[number][1][]]>([
+    ['that is missing', []],
+    ['that is a text', [PICTURE]],
+    ['that is an empty text', ['']],
+    ['that is its address', ['https://example.com/face.jpg']],
+    ['beside another', [{ file: PICTURE }, { file: PICTURE }]],
+    ['beside a text', [{ file: PICTURE }, 'a text']],
+  ])('%s is refused in a form, by a pointer to it', async (_name, parts) => {
+    expect(files).toHaveLength(8)
+    await expectNothingWritten(async (tenant) => {
+      for (const { operation, field } of files) {
+        const answer = await requestForm(tenant, operation, partsWith(operation, field, ...parts))
+        await expectProblem(answer, invalidField(`/${field}`))
+      }
+    })
+  })
+
+  it.each<[string, string, Refusal, boolean?]>([
+    ['of nobody', JSON.stringify({ faces: [] }), { status: 422, code: 'NO_FACE_DETECTED', retake: true }, true],
+    [
+      'of two people',
+      JSON.stringify({ faces: [axis(0), axis(1)] }),
+      { status: 422, code: 'MULTIPLE_FACES', retake: true },
+      true,
+    ],
+    ['that is none', 'GIF89a', { ...UNSUPPORTED, retake: true }],
+    ['of one byte', '\0', { ...UNSUPPORTED, retake: true }],
+    [
+      'that is cut off',
+      JSON.stringify({ refusal: [422, 'INVALID_IMAGE'] }),
+      { status: 422, code: 'INVALID_IMAGE', retake: true },
+    ],
+    ['of too many pixels', JSON.stringify({ refusal: [413, 'IMAGE_TOO_LARGE'] }), IMAGE_TOO_LARGE],
+    ['of 10 MiB and one byte', ' '.repeat(MAX_IMAGE_BYTES + 1), IMAGE_TOO_LARGE],
+    [
+      'that the recognizer has no time for',
+      JSON.stringify({ refusal: [503, 'OVERLOADED', '1'] }),
+      { status: 503, code: 'RECOGNIZER_UNAVAILABLE', retake: false },
+    ],
+  ])(
+    '%s is refused wherever one is taken, in JSON and in a form',
+    async (_name, picture, refusal, isDetected = false) => {
+      await expectNothingWritten(async (tenant) => {
+        for (const place of taking('image')) {
+          if (isDetected && place.operation.id === 'detectFaces') continue
+          const json = JSON.stringify(inBase64(picture))
+          await expectProblem(await request(tenant, place.operation, bodyWith(place, 'image', json)), refusal)
+        }
+        for (const { operation, field } of files) {
+          if (isDetected && operation.id === 'detectFaces') continue
+          const answer = await requestForm(tenant, operation, partsWith(operation, field, { file: picture }))
+          await expectProblem(answer, refusal)
+        }
+      })
+    },
+    60_000,
+  )
+
+  it('without a byte is no picture, in a form either', async () => {
+    await expectNothingWritten(async (tenant) => {
+      for (const { operation, field } of files) {
+        const answer = await requestForm(tenant, operation, partsWith(operation, field, { file: '' }))
+        expect(answer.status).toBeGreaterThanOrEqual(415)
+        expect(answer.status).toBeLessThan(423)
+      }
+    })
+  })
+})
+
+// == Forms ==
+
+const GOOD_PART = `Content-Disposition: form-data; name="image"; filename="a.jpg"\r\nContent-Type: image/jpeg\r\n\r\n`
+const END = '\r\n--x--\r\n'
+
+const BAD_FORMS: [name: string, body: string][] = [
+  ['that is empty', ''],
+  ['that is JSON', JSON.stringify({ image: inBase64(PICTURE) })],
+  ['that is a picture', PICTURE],
+  ['of another boundary', `--y\r\n${GOOD_PART}${PICTURE}\r\n--y--\r\n`],
+  ['that is cut off in the name', '--x\r\nContent-Disposition: form-data; name="im'],
+  ['that is cut off before the picture', `--x\r\n${GOOD_PART}`],
+  ['that is cut off in the picture', `--x\r\n${GOOD_PART}${PICTURE.slice(0, 100)}`],
+  ['that is cut off in the last boundary', `--x\r\n${GOOD_PART}${PICTURE}\r\n--x`],
+  ['with a part of no name', `--x\r\nContent-Disposition: form-data; filename="a.jpg"\r\n\r\n${PICTURE}${END}`],
+  ['with a part of an empty name', `--x\r\nContent-Disposition: form-data; name=""\r\n\r\na${END}`],
+  ['with a part that says nothing of itself', `--x\r\n\r\n${PICTURE}${END}`],
+  ['with a part that is an attachment', `--x\r\nContent-Disposition: attachment; name="image"\r\n\r\na${END}`],
+]
+
+describe('a form', () => {
+  const X = { 'Content-Type': 'multipart/form-data; boundary=x' }
+  const good = `--x\r\n${GOOD_PART}${PICTURE}${END}`
+  const detect = withForm.filter(({ id }) => id === 'detectFaces')
+
+  it.each(BAD_FORMS)('%s is refused wherever one is taken', async (_name, text) => {
+    await expectRefused(MALFORMED_FORM, (tenant) =>
+      withForm.map((operation) => sendBytes(tenant, operation, new TextEncoder().encode(text), X)),
+    )
+  })
+
+  it.each([
+    ['multipart/form-data; boundary=x'],
+    ['Multipart/Form-Data; boundary=x'],
+    ['multipart/form-data; boundary="x"'],
+    ['multipart/form-data;boundary=x'],
+  ])('of the content type %s is taken', async (contentType) => {
+    const tenant = await createTenant()
+    for (const operation of detect) {
+      const bytes = new TextEncoder().encode(good)
+      expect((await sendBytes(tenant, operation, bytes, { 'Content-Type': contentType })).status).toBe(200)
+    }
+    expect(detect).toHaveLength(1)
+  })
+
+  it.each([
+    'multipart/form-data;',
+    'multipart/form-data; boundary=',
+    'multipart/form-data; charset=utf-8',
+    'multipart/form-data; charset=utf-8; boundary=x',
+    'multipart/form-data; boundary=x; charset=utf-8',
+    'multipart/form-data; boundary="x y"',
+    'multipart/form-data, multipart/form-data; boundary=x',
+    'multipart/related; boundary=x',
+  ])('of the content type %s is refused, and told how to say it', async (contentType) => {
+    await expectNothingWritten(async (tenant) => {
+      for (const operation of withForm) {
+        const bytes = new TextEncoder().encode(good)
+        const answer = await sendBytes(tenant, operation, bytes, { 'Content-Type': contentType })
+        expect((await answer.clone().json<{ detail: string }>()).detail).toContain('multipart/form-data; boundary=')
+        await expectProblem(answer, UNSUPPORTED)
+      }
+    })
+  })
+
+  it('has its picture passed on as it is, whatever is in it', async () => {
+    const tenant = await createTenant()
+    const picture = `\r\n{\r\n"note":"--x --x-- \0\ufeff","faces":[]\r\n}\r\n`.replace('\0', '\\u0000')
+    for (const [text, status] of [
+      [picture, 200],
+      // not JSON any more, so no picture
+      [picture.replace('{', '\0{'), 415],
+    ] as const) {
+      const body = new TextEncoder().encode(`--x\r\n${GOOD_PART}${text}${END}`)
+      for (const operation of detect) expect((await sendBytes(tenant, operation, body, X)).status).toBe(status)
+    }
+  })
+
+  it('may have 64 KiB beside its pictures, and not one byte more', async () => {
+    const tenant = await createTenant()
+    const withText = (length: number) =>
+      toForm([
+        ['image', { file: PICTURE }],
+        ['max_results', '3'],
+        ['x', 'x'.repeat(length)],
+      ])
+    // of the names and of the texts
+    const taken = 65_536 - 'imagemax_results3x'.length
+    // it is read, and has a field too many
+    const answer = await sendForm(tenant, 'POST', '/v1/faces/search', withText(taken))
+    await expectProblem(answer, invalidField('/x'))
+    await expectProblem(await sendForm(tenant, 'POST', '/v1/faces/search', withText(taken + 1)), BODY_TOO_LARGE)
+    const many: Parts = Array.from({ length: 20_000 }, (_, index): Parts[number] => [`part ${index}`, ''])
+    await expectProblem(await sendForm(tenant, 'POST', '/v1/faces/search', toForm(many)), BODY_TOO_LARGE)
+  })
+
+  it.each(['0', '21', '-1', '1.5', '1e0', '0x3', '+3', ' 3', '3 ', '003', '', '٣', 'NaN', 'three', '3\0', '[3]'])(
+    'with %j for max_results is refused',
+    async (maxResults) => {
+      expect(formsTaking('max_results')).toHaveLength(1)
+      await expectRefused(invalidField('/max_results'), (tenant) =>
+        formsTaking('max_results').flatMap((operation) =>
+          [maxResults, { file: '3' }].map((part) =>
+            requestForm(tenant, operation, partsWith(operation, 'max_results', part)),
+          ),
+        ),
+      )
+    },
+  )
+
+  it.each(['1', '20', '07'])('with %j for max_results is taken', async (maxResults) => {
+    const tenant = await createTenant()
+    for (const operation of formsTaking('max_results')) {
+      const answer = await requestForm(tenant, operation, partsWith(operation, 'max_results', maxResults))
+      expect(answer.status).toBe(200)
+    }
+  })
+
+  it('with a text twice, or a file in its place, is refused by a pointer to it', async () => {
+    await expectNothingWritten(async (tenant) => {
+      for (const operation of withForm) {
+        for (const [name, part] of validParts(operation)) {
+          if (typeof part !== 'string') continue
+          for (const parts of [[part, part], [{ file: part }]]) {
+            const answer = await requestForm(tenant, operation, partsWith(operation, name, ...parts))
+            await expectProblem(answer, invalidField(`/${name}`))
+          }
+        }
+      }
+    })
   })
 })
 
 const METADATA_OVERHEAD = '{"a":""}'.length
 
+const BAD_METADATA: [name: string, json: string, refusal?: Refusal][] = [
+  ['that is an array', '[]'],
+  ['that is an array of objects', '[{"sector":"north"}]'],
+  ['that is a string', '"north"'],
+  ['that is a number', '1'],
+  ['that is a boolean', 'false'],
+  ['of null', 'null'],
+  ['with NUL in a value', '{"a":["b\\u0000c"]}'],
+  ['with NUL in a key', '{"a":{"b\\u0000c":1}}'],
+  ['with a lone surrogate in a value', '{"a":{"b":"\\ud800"}}'],
+  ['with a lone surrogate in a key', '{"a":[{"\\udc00":1}]}'],
+  ['with 1e999', '{"a":[[1e999]]}'],
+  ['with -1e999', '{"a":{"b":-1e999}}'],
+  ['with a number that jsonb would write out in 309 digits', '{"a":1e308}'],
+  ['with a number that jsonb would write out in 324 digits', '{"a":[-5e-324]}'],
+  ['with an integer that JavaScript would round', '{"a":12345678901234567890}'],
+  ['of 8,193 bytes', JSON.stringify({ a: 'x'.repeat(8193 - METADATA_OVERHEAD) })],
+  ['of 8,193 bytes in fewer characters', JSON.stringify({ a: `${'é'.repeat((8192 - METADATA_OVERHEAD) / 2)}x` })],
+  ['of 8,193 bytes in keys', JSON.stringify({ ['x'.repeat(8193 - '{"":1}'.length)]: 1 })],
+  ['with the token NaN', '{"a":NaN}', MALFORMED_JSON],
+  ['with a key twice', '{"a":1,"a":1}', MALFORMED_JSON],
+  ['with __proto__', '{"__proto__":{}}', MALFORMED_JSON],
+]
+
 describe('metadata', () => {
-  it.each<[string, string, Refusal?]>([
-    ['that is an array', '[]'],
-    ['that is an array of objects', '[{"sector":"north"}]'],
-    ['that is a string', '"north"'],
-    ['that is a number', '1'],
-    ['that is a boolean', 'false'],
-    ['of null', 'null'],
-    ['with NUL in a value', '{"a":["b\\u0000c"]}'],
-    ['with NUL in a key', '{"a":{"b\\u0000c":1}}'],
-    ['with a lone surrogate in a value', '{"a":{"b":"\\ud800"}}'],
-    ['with a lone surrogate in a key', '{"a":[{"\\udc00":1}]}'],
-    ['with 1e999', '{"a":[[1e999]]}'],
-    ['with -1e999', '{"a":{"b":-1e999}}'],
-    ['with a number that jsonb would write out in 309 digits', '{"a":1e308}'],
-    ['with a number that jsonb would write out in 324 digits', '{"a":[-5e-324]}'],
-    ['with an integer that JavaScript would round', '{"a":12345678901234567890}'],
-    ['of 8,193 bytes', JSON.stringify({ a: 'x'.repeat(8193 - METADATA_OVERHEAD) })],
-    ['of 8,193 bytes in fewer characters', JSON.stringify({ a: `${'é'.repeat((8192 - METADATA_OVERHEAD) / 2)}x` })],
-    ['of 8,193 bytes in keys', JSON.stringify({ ['x'.repeat(8193 - '{"":1}'.length)]: 1 })],
-    ['with the token NaN', '{"a":NaN}', MALFORMED_JSON],
-    ['with a key twice', '{"a":1,"a":1}', MALFORMED_JSON],
-    ['with __proto__', '{"__proto__":{}}', MALFORMED_JSON],
-  ])('%s is refused', async (_name, json, refusal = invalidField('/metadata')) => {
-    expect(taking('metadata').map(({ id }) => id)).toEqual(
+  it.each(BAD_METADATA)('%s is refused', async (_name, json, refusal = invalidField('/metadata')) => {
+    expect(idsOf(taking('metadata'))).toEqual(
       expect.arrayContaining(['enrollFace', 'replaceFace', 'updateFaceMetadata']),
     )
-    await expectRefused(refusal, (tenant) =>
-      taking('metadata').map((operation) => request(tenant, operation, bodyWith(operation, 'metadata', json))),
+    await expectFieldRefused(refusal, 'metadata', json)
+  })
+
+  it.each<[string, string, Refusal?]>([
+    ...BAD_METADATA,
+    ['of nothing', ''],
+    ['of a space', ' '],
+    ['that is cut off', '{"a":1'],
+    ['with another behind', '{}{}'],
+    ['with a byte order mark', '\ufeff{}'],
+    ['of 9 levels', `{"a":${nested(8, '[', ']')}}`],
+    ['of 30,000 levels', nested(30_000, '[', ']')],
+  ])('%s is refused in a form, where it is a text of its own', async (_name, json) => {
+    expect(formsTaking('metadata').map(({ id }) => id)).toEqual(['enrollFace', 'replaceFace'])
+    await expectRefused(invalidField('/metadata'), (tenant) =>
+      formsTaking('metadata').map((operation) =>
+        requestForm(tenant, operation, partsWith(operation, 'metadata', json)),
+      ),
     )
   })
 
@@ -862,12 +1439,9 @@ describe('a quality_score', () => {
     ['NaN', MALFORMED_JSON],
     ['Infinity', MALFORMED_JSON],
   ])('of %s is refused', async (json, refusal = invalidField('/quality_score')) => {
-    expect(taking('quality_score')).toHaveLength(2)
-    await expectRefused(refusal, (tenant) =>
-      taking('quality_score').map((operation) =>
-        request(tenant, operation, bodyWith(operation, 'quality_score', json)),
-      ),
-    )
+    // with an embedding and with a picture
+    expect(taking('quality_score')).toHaveLength(4)
+    await expectFieldRefused(refusal, 'quality_score', json)
   })
 
   it.each([
@@ -902,10 +1476,9 @@ describe('max_results', () => {
     ['[5]'],
     ['NaN', MALFORMED_JSON],
   ])('of %s is refused', async (json, refusal = invalidField('/max_results')) => {
-    expect(taking('max_results')).toHaveLength(1)
-    await expectRefused(refusal, (tenant) =>
-      taking('max_results').map((operation) => request(tenant, operation, bodyWith(operation, 'max_results', json))),
-    )
+    // with an embedding and with a picture
+    expect(taking('max_results')).toHaveLength(2)
+    await expectFieldRefused(refusal, 'max_results', json)
   })
 
   it.each(['1', '20', '5.0', '2e1'])('of %s is taken', async (json) => {
@@ -1102,12 +1675,10 @@ describe('a verification_id', () => {
 
 /** As `request`, with the headers given and no others. */
 function requestAs(operation: Operation, headers: Record<string, string>) {
-  const body = operation.fields.length > 0 ? JSON.stringify(validBody(operation)) : null
-  return app.request(
-    operation.path,
-    { method: operation.method, headers: { ...headers, 'Content-Type': 'application/json' }, body },
-    env,
-  )
+  const { method, path, kind, fields } = operation
+  if (kind === 'a form') return app.request(path, { method, headers, body: toForm(validParts(operation)) }, env)
+  const body = fields.length > 0 ? JSON.stringify(validBody(operation)) : null
+  return app.request(path, { method, headers: { ...headers, 'Content-Type': 'application/json' }, body }, env)
 }
 
 const UNAUTHENTICATED: Refusal = { status: 401, code: 'UNAUTHENTICATED' }
@@ -1228,6 +1799,9 @@ const SCOPE_OF: Record<string, Scope> = {
   findFace: 'faces:read',
   verifyFace: 'verify',
   searchFaces: 'identify',
+  compareFaces: 'verify',
+  checkLiveness: 'verify',
+  detectFaces: 'verify',
   listVerifications: 'audit:read',
   findVerification: 'audit:read',
   listIdentifications: 'audit:read',
@@ -1241,7 +1815,7 @@ const SCOPE_OF: Record<string, Scope> = {
 }
 
 describe('a scope', () => {
-  it.each(guarded)('is needed for $method $template, and named when it is missing', async (operation) => {
+  it.each(guarded)('is needed for $method $template with $kind, and named when it is missing', async (operation) => {
     const scope = SCOPE_OF[operation.id]
     if (!scope) throw new Error(`say which scope ${operation.id} needs`)
     const missing = { status: 403, code: 'MISSING_SCOPE' } as const

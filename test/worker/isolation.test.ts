@@ -1,11 +1,12 @@
 // Proves that two tenants live side by side, that no tenant outlives its transaction in a session, and that the
 // service is not ready when it could see more. attacks.test.ts has the attacks. On a real PostgreSQL with row-level
-// security. Fake: the embeddings.
+// security. Fake: the embeddings and the recognizer.
 
 import { env } from 'cloudflare:workers'
 import { neon } from '@neondatabase/serverless'
 import { beforeAll, describe, expect, it } from 'vitest'
 import { app } from '../../src/app.ts'
+import { inBase64, pictureOf } from './picture.ts'
 import { asAdmin, axis, createTenant, enroll, type TestTenant } from './tenant.ts'
 
 const asApp = neon(env.DATABASE_URL)
@@ -29,6 +30,7 @@ describe('through the API', () => {
 
   it('reads nothing of another tenant in any list', async () => {
     const stranger = await createTenant()
+    expect((await victim.request('POST', '/v1/faces/detect', { image: inBase64(pictureOf(axis(0))) })).status).toBe(200)
     for (const path of ['/v1/faces', '/v1/verifications', '/v1/identifications']) {
       expect(await (await stranger.request('GET', path)).json()).toEqual({
         data: [],
@@ -41,7 +43,23 @@ describe('through the API', () => {
       verifications: 0,
       identifications: 0,
       deletions: 0,
+      analyses: 0,
     })
+  })
+
+  it("finds a duplicate only among one's own people, and the audit of the search is one's own", async () => {
+    const [strict, other] = [await createTenant(), await createTenant()]
+    for (const { id } of [strict, other]) {
+      await asAdmin`update tenants set settings = '{"duplicates": "reject"}' where id = ${id}`
+    }
+    await enroll(strict, 'ada', axis(3))
+    const body = { external_id: 'somebody', image: inBase64(pictureOf(axis(3))) }
+    expect((await strict.request('POST', '/v1/faces', body)).status).toBe(409)
+    expect((await other.request('POST', '/v1/faces', body)).status).toBe(201)
+    const searches = async (tenant: TestTenant) =>
+      (await (await tenant.request('GET', '/v1/identifications')).json<{ data: unknown[] }>()).data
+    expect(await searches(strict)).toMatchObject([{ external_id: 'ada' }])
+    expect(await searches(other)).toEqual([])
   })
 
   it('lets two tenants enroll the same external_id, and keeps the two apart', async () => {

@@ -7,6 +7,7 @@ import { app } from '../../src/app.ts'
 import { generateApiKey, isApiKey } from '../../src/auth/api-key.ts'
 import type { RateLimiter } from '../../src/env.ts'
 import { POLICIES, type PolicyName } from '../../src/rate-limit.ts'
+import { pictureOf, toForm } from './picture.ts'
 import { asAdmin, axis, countRequests, countRows, createKey, createTenant } from './tenant.ts'
 import { configureIssuer, createSigner, inline, toClaims } from './tokens.ts'
 
@@ -66,8 +67,28 @@ describe('the calls of a credential', () => {
   })
 
   it.each([
+    ['verify', '/v1/faces/liveness', ['image']],
+    ['verify', '/v1/faces/compare', ['first', 'second']],
+    ['identify', '/v1/faces/search', ['image']],
+    ['write', '/v1/faces', ['image']],
+  ] as const)('that are refused under %s have no picture looked at: %s', async (name, path, files) => {
+    const tenant = await createTenant()
+    const used = { ...env, [POLICIES[name].binding]: { limit: async () => ({ success: false }) } }
+    const fetched = vi.spyOn(globalThis, 'fetch')
+    const body = toForm(files.map((file) => [file, { file: pictureOf(axis(0)) }]))
+    const response = await send(path, { method: 'POST', ...withKey(tenant.key), body }, used)
+    const asked = fetched.mock.calls.filter(([url]) => String(url).includes('/analyze'))
+    fetched.mockRestore()
+    expect(response.status).toBe(429)
+    expect(asked).toEqual([])
+  })
+
+  it.each([
     ['verify', 'POST', '/v1/faces/verify'],
     ['identify', 'POST', '/v1/faces/search'],
+    ['verify', 'POST', '/v1/faces/compare'],
+    ['verify', 'POST', '/v1/faces/liveness'],
+    ['verify', 'POST', '/v1/faces/detect'],
     ['write', 'DELETE', '/v1/faces/ada'],
     ['read', 'GET', '/v1/usage'],
   ] as const)('of the class %s are those of %s %s, among others', async (name, method, path) => {

@@ -66,6 +66,11 @@ export function bodySchema({ requestBody }: Operation): Schema | undefined {
   return requestBody?.content['application/json']?.schema
 }
 
+/** The same of a form; undefined when it takes none. */
+export function formSchema({ requestBody }: Operation): Schema | undefined {
+  return requestBody?.content['multipart/form-data']?.schema
+}
+
 // == Whether a value is what a schema says ==
 
 /** Said by the document, and nothing that a value could violate. */
@@ -74,6 +79,8 @@ const FORMATS: Record<string, RegExp> = {
   uuid: /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/,
   'date-time': /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/,
   uri: /^https:\/\/[a-z.]+(\/[a-z-]+)+$/,
+  // a file, as text
+  binary: /./s,
 }
 
 /**

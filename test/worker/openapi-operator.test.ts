@@ -50,8 +50,15 @@ async function createSubjects(): Promise<Subjects> {
 
 /** A body that the operation takes. */
 const BODIES: Record<string, () => unknown> = {
-  createTenant: () => ({ name: 'Arena', environment: 'live', settings: { max_results: 7, allowed_origins: null } }),
-  changeTenant: () => ({ name: 'Arena', settings: { verification_threshold: 0.7 } }),
+  createTenant: () => ({
+    name: 'Arena',
+    environment: 'live',
+    settings: { max_results: 7, allowed_origins: null, model: 'arcface-512@1' },
+  }),
+  changeTenant: () => ({
+    name: 'Arena',
+    settings: { verification_threshold: 0.7, require_liveness: true, liveness_threshold: null, model: null },
+  }),
   createTenantKey: () => ({ name: 'gate', scopes: [...SCOPES], expires_at: '2030-01-01T00:00:00.000Z' }),
   createIssuer: issuerFields,
   replaceIssuer: issuerFields,

@@ -60,6 +60,7 @@ interface Tenant {
   environment: string
   status: string
   settings: Record<string, unknown>
+  model: string
   created_at: string
   updated_at: string
 }
@@ -284,12 +285,18 @@ const DEFAULTS = {
   failed_verifications_per_hour: 10,
   failed_verifications_per_day: 40,
   allowed_origins: [],
+  minimum_quality: 0.5,
+  duplicates: 'allow',
+  require_liveness: false,
+  liveness_threshold: null,
 }
 const WITHIN = [
   { verification_threshold: 0.65, identification_threshold: 1, max_results: 1 },
   { max_results: 20, failed_verifications_per_hour: 100, failed_verifications_per_day: 500 },
   { failed_verifications_per_hour: 1, failed_verifications_per_day: 1, allowed_origins: [] },
   { allowed_origins: Array.from({ length: 10 }, (_, index) => `https://gate-${index}.example`) },
+  { minimum_quality: 0, duplicates: 'reject', require_liveness: true, liveness_threshold: 0 },
+  { minimum_quality: 1, duplicates: 'allow', require_liveness: false, liveness_threshold: 1 },
 ]
 const BEYOND: [string, unknown][] = [
   ['verification_threshold', 0.6499],
@@ -301,7 +308,22 @@ const BEYOND: [string, unknown][] = [
   ['failed_verifications_per_day', 1.5],
   ['allowed_origins', Array.from({ length: 11 }, (_, index) => `https://gate-${index}.example`)],
   ['allowed_origins', ['http://gate.example']],
+  ['minimum_quality', -0.0001],
+  ['minimum_quality', 1.0001],
+  ['minimum_quality', '0.5'],
+  ['duplicates', 'maybe'],
+  ['duplicates', true],
+  ['require_liveness', 'true'],
+  ['require_liveness', 1],
+  ['liveness_threshold', -0.0001],
+  ['liveness_threshold', 1.0001],
+  ['liveness_threshold', '0.5'],
   ['model', 'another@1'],
+  ['model', 'ARCFACE-512@1'],
+  ['model', ''],
+  ['model', 'x'.repeat(101)],
+  ['model', 1],
+  ['models', ['arcface-512@1']],
 ]
 
 async function createOperated(fields: object = {}): Promise<Tenant> {
@@ -317,6 +339,7 @@ describe('a tenant', () => {
       environment: 'live',
       status: 'active',
       settings: { ...DEFAULTS, max_results: 7 },
+      model: 'arcface-512@1',
       created_at: expect.stringMatching(/Z$/),
       updated_at: expect.stringMatching(/Z$/),
     })
@@ -372,6 +395,17 @@ describe('a tenant', () => {
       200,
     )
     expect(changed.settings).toEqual({ ...DEFAULTS, ...settings })
+  })
+
+  it('is given a model that there is, which is kept by its name, and is back at the usual one with null', async () => {
+    const { tenant_id, model } = await createOperated({ settings: { model: 'arcface-512@1' } })
+    const path = `/tenants/${tenant_id}`
+    const readStored = async () => (await asAdmin`select settings from tenants where id = ${tenant_id}`)[0]
+    expect([model, await readStored()]).toEqual(['arcface-512@1', { settings: { model: 'arcface-512@1' } }])
+    const changed = await json<Tenant>(operate('PATCH', path, { settings: { model: null } }), 200)
+    expect([changed.model, await readStored()]).toEqual(['arcface-512@1', { settings: {} }])
+    // a setting of what is stored and nothing that is decided by: it stands beside them
+    expect(changed.settings).toEqual(DEFAULTS)
   })
 
   it.each(BEYOND)('takes no setting beyond its limit: %s %j', async (name, value) => {

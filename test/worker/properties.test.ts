@@ -1,9 +1,13 @@
-// Proves what must hold for inputs that nobody thought of: any JSON value as an embedding, any text as
+// Proves what must hold for inputs that nobody thought of: any JSON value as an embedding or as a picture, any text as
 // an external_id, any numbers in src/face/embedding.ts. fast-check prints the seed of a failure. Through
-// the API on a real PostgreSQL with row-level security. Fake: the faces, which are generated numbers.
+// the API on a real PostgreSQL with row-level security. Fake: the faces, which are generated numbers, and the recognizer,
+// for which a picture is a text that says what it shows.
 import fc from 'fast-check'
 import { beforeAll, describe, expect, it } from 'vitest'
 import { DIMENSIONS, type Embedding, type EmbeddingFault, isFault, toEmbedding } from '../../src/face/embedding.ts'
+import { QUALITY_REASONS } from '../../src/problem.ts'
+import { ImageField } from '../../src/routes/face-source.ts'
+import { sendForm, toForm } from './picture.ts'
 import { createTenant, type TestTenant } from './tenant.ts'
 
 // a failure is not shrunk: each attempt costs requests, and the seed is printed all the same
@@ -249,8 +253,156 @@ describe('any text as an external_id', () => {
   )
 })
 
-// == Without the API ==
+// == Pictures ==
 
+/** RFC 4648, section 4, with padding; of at least one byte. Other bits than zero behind the last byte are let pass. */
+function isBase64(text: string): boolean {
+  const padding = text.endsWith('==') ? 2 : text.endsWith('=') ? 1 : 0
+  const digits = text.slice(0, text.length - padding)
+  const isAlphabet = [...digits].every((digit) =>
+    'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/'.includes(digit),
+  )
+  return digits !== '' && isAlphabet && text.length % 4 === 0
+}
+
+function bytesToBase64(bytes: Uint8Array): string {
+  return btoa(String.fromCharCode(...bytes))
+}
+
+const anyBase64 = fc.oneof(
+  fc.uint8Array({ minLength: 1, maxLength: 40 }).map(bytesToBase64),
+  // spoiled in one place: longer, shorter, or another character
+  fc
+    .tuple(
+      fc.uint8Array({ minLength: 1, maxLength: 12 }).map(bytesToBase64),
+      fc.nat(16),
+      fc.constantFrom('', '=', '==', '-', '_', ' ', '\n', '\0', '%', 'A', 'é', '\ud800', 'Ａ', '\u0130'),
+      fc.nat(1),
+    )
+    .map(([text, at, insert, removed]) => text.slice(0, at) + insert + text.slice(at + removed)),
+  fc.string({ unit: fc.constantFrom('A', 'z', '0', '+', '/', '=', '-'), maxLength: 8 }),
+  fc.string({ unit: 'binary', maxLength: 8 }),
+)
+
+/** A picture of the fake recognizer, with bytes around it that say nothing. */
+const anyPicture = fc
+  .record({
+    faces: fc.array(unitVector, { maxLength: 3 }),
+    quality: fc.double({ min: 0, max: 1, noNaN: true }),
+    reasons: fc.shuffledSubarray([...QUALITY_REASONS]),
+    note: fc.string({ unit: 'grapheme', maxLength: 30 }),
+    liveness: fc.double({ min: 0, max: 1, noNaN: true }),
+  })
+  .chain((shown) =>
+    fc
+      .tuple(fc.string({ unit: fc.constantFrom(' ', '\n', '\r', '\t'), maxLength: 5 }), fc.nat(5000))
+      .map(([before, after]) => ({ shown, text: before + JSON.stringify(shown) + ' '.repeat(after) })),
+  )
+
+describe('any text as a picture', () => {
+  it('is base64 of the bytes that it is, or is refused', () => {
+    const seen = { taken: 0, refused: 0 }
+    fc.assert(
+      fc.property(anyBase64, (text) => {
+        const { success } = ImageField.safeParse(text)
+        expect(success).toBe(isBase64(text))
+        seen[success ? 'taken' : 'refused']++
+      }),
+      { numRuns: 1000 },
+    )
+    expect(seen.taken).toBeGreaterThan(100)
+    expect(seen.refused).toBeGreaterThan(100)
+  })
+
+  it('gives back any bytes', async () => {
+    await fc.assert(
+      fc.asyncProperty(fc.uint8Array({ minLength: 1, maxLength: 400 }), async (bytes) => {
+        const blob = ImageField.parse(bytesToBase64(bytes))
+        expect(new Uint8Array(await blob.arrayBuffer())).toEqual(bytes)
+      }),
+    )
+  })
+
+  it(
+    'is refused by a pointer to it, or is looked at',
+    async () => {
+      const seen = { taken: 0, refused: 0 }
+      const anything = fc.oneof(
+        { weight: 3, arbitrary: anyBase64.map((text) => JSON.stringify(text)) },
+        { weight: 1, arbitrary: fc.jsonValue({ maxDepth: 2 }).map((value) => JSON.stringify(value)) },
+      )
+      await fc.assert(
+        fc.asyncProperty(anything, async (json) => {
+          fc.pre(!json.includes('__proto__'))
+          const value: unknown = JSON.parse(json)
+          const response = await tenant.request('POST', '/v1/faces/search', `{"image":${json}}`)
+          const { code, errors } = await response.json<Problem>()
+          if (typeof value === 'string' && isBase64(value)) {
+            // a few bytes are no picture, and a number is one of nobody
+            expect([
+              [415, 'UNSUPPORTED_MEDIA_TYPE'],
+              [422, 'NO_FACE_DETECTED'],
+            ]).toContainEqual([response.status, code])
+            seen.taken++
+          } else {
+            expect([response.status, code]).toEqual([422, 'INVALID_REQUEST'])
+            expect(errors.map(({ pointer }) => pointer)).toEqual(['/image'])
+            seen.refused++
+          }
+        }),
+        { numRuns: 150, endOnFailure: true },
+      )
+      expect(seen.taken).toBeGreaterThan(10)
+      expect(seen.refused).toBeGreaterThan(10)
+    },
+    TIMEOUT_MS,
+  )
+
+  it(
+    'that is a picture is seen as it is, in JSON and in a form',
+    async () => {
+      await fc.assert(
+        fc.asyncProperty(anyPicture, async ({ shown, text }) => {
+          const bytes = new TextEncoder().encode(text)
+          const expected = shown.faces.map(() => ({ quality_score: shown.quality, quality_reasons: shown.reasons }))
+          for (const response of [
+            await tenant.request('POST', '/v1/faces/detect', { image: bytesToBase64(bytes) }),
+            await sendForm(tenant, 'POST', '/v1/faces/detect', toForm([['image', { file: text }]])),
+          ]) {
+            expect(response.status).toBe(200)
+            const { faces } = await response.json<{ faces: Record<string, unknown>[] }>()
+            const seen = faces.map(({ quality_score, quality_reasons }) => ({ quality_score, quality_reasons }))
+            expect(seen).toEqual(expected)
+          }
+          const [judged, decided] = [
+            await tenant.request('POST', '/v1/faces/liveness', { image: bytesToBase64(bytes) }),
+            await tenant.request('POST', '/v1/faces/compare', {
+              first: { image: bytesToBase64(bytes) },
+              second: { embedding: shown.faces[0] ?? unit(0) },
+            }),
+          ]
+          if (shown.faces.length !== 1) {
+            const code = shown.faces.length === 0 ? 'NO_FACE_DETECTED' : 'MULTIPLE_FACES'
+            for (const response of [judged, decided])
+              expect(await response.json()).toMatchObject({ code, retake: true })
+            return
+          }
+          const isLive = shown.liveness >= 0.5
+          expect(await judged.json()).toMatchObject({ liveness_passed: isLive, score: shown.liveness })
+          // one and the same face, but not one who is alive
+          expect(await decided.json()).toMatchObject({
+            verified: isLive,
+            liveness_passed: { first: isLive, second: null },
+          })
+        }),
+        { numRuns: 40, endOnFailure: true },
+      )
+    },
+    TIMEOUT_MS,
+  )
+})
+
+// == Without the API ==
 /** @throws with the fault's words when it is one, so that a failure says why */
 function expectEmbedding(result: Embedding | EmbeddingFault): Embedding {
   if (isFault(result)) throw new Error(result.detail)

@@ -1,8 +1,9 @@
 // Proves what surrounds every request: one line of log that says no secret, the headers, and which web pages may
-// read answers. On a real PostgreSQL. Fake: the embeddings; and a database that fails, where one is needed.
+// read answers. On a real PostgreSQL. Fake: the embeddings and the recognizer; and a database that fails, where one is needed.
 import { env } from 'cloudflare:workers'
 import { afterEach, describe, expect, it, vi } from 'vitest'
 import { app } from '../../src/app.ts'
+import { inBase64, pictureOf, sendForm, toForm } from './picture.ts'
 import { asAdmin, axis, createTenant, enroll, randomEmbedding, type TestTenant } from './tenant.ts'
 
 afterEach(() => {
@@ -42,6 +43,40 @@ describe('the log', () => {
     })
   })
 
+  it('says how long the recognizer took, where it was asked, and what was wrong with it', async () => {
+    const tenant = await createTenant()
+    await tenant.request('GET', '/v1/faces')
+    const lines = listen()
+    const image = inBase64(pictureOf(axis(0)))
+    await tenant.request('POST', '/v1/faces/detect', { image })
+    await tenant.request('POST', '/v1/faces/compare', { first: { image }, second: { image } })
+    await tenant.request('POST', '/v1/faces/detect', { image: 'none!' })
+    const full = inBase64(JSON.stringify({ refusal: [503, 'OVERLOADED'] }))
+    await tenant.request('POST', '/v1/faces/detect', { image: full })
+    const [detected, compared, refused, failed] = lines.map((line) => JSON.parse(line))
+    const line = (route: string, more: object) => ({
+      level: 'info',
+      event: 'request',
+      request_id: expect.any(String),
+      tenant: tenant.id,
+      method: 'POST',
+      route,
+      ms: expect.any(Number),
+      database_ms: expect.any(Number),
+      ...more,
+    })
+    const asked = { recognizer_ms: expect.any(Number) }
+    expect(detected).toEqual(line('/v1/faces/detect', { status: 200, database_requests: 1, ...asked }))
+    expect(compared).toEqual(line('/v1/faces/compare', { status: 200, database_requests: 1, ...asked }))
+    expect(refused).toEqual(line('/v1/faces/detect', { status: 422, database_requests: 0 }))
+    expect(failed).toEqual({
+      ...line('/v1/faces/detect', { status: 503, database_requests: 0, ...asked }),
+      level: 'error',
+      fault: 'recognizer_unavailable',
+      reason: 'overloaded',
+    })
+  })
+
   it('names no route where there is none, and never the address', async () => {
     const lines = listen()
     await app.request('/v1/people/ada-lovelace', {}, env)
@@ -71,7 +106,12 @@ describe('the log', () => {
       'secret words of the driver',
       'rekko_app',
       ...embedding.slice(0, 20).flatMap((component) => [String(component), component.toFixed(5)]),
+      env.RECOGNIZER_SECRET ?? '',
+      env.RECOGNIZER_URL ?? '',
+      'words of the recognizer',
+      inBase64(pictureOf(embedding)).slice(100, 140),
     ]) {
+      expect(secret.length).toBeGreaterThan(5)
       expect(text).not.toContain(secret)
     }
   })
@@ -107,6 +147,14 @@ async function provokeEverything(tenant: TestTenant, canary: string, embedding: 
     await tenant.request('POST', '/v1/faces', face),
     await tenant.request('POST', '/v1/faces/verify', claim),
     await tenant.request('POST', '/v1/faces/search', { embedding }),
+    await tenant.request('POST', '/v1/faces/verify', { external_id: canary, image: inBase64(pictureOf(embedding)) }),
+    await tenant.request('POST', '/v1/faces/detect', { image: inBase64(`no picture, and ${canary}`) }),
+    await tenant.request('POST', '/v1/faces/detect', { image: `${canary}!` }),
+    await tenant.request('POST', '/v1/faces/detect', { image: inBase64(`{"refusal":[500,"${canary}"]}`) }),
+    await tenant.request('POST', '/v1/faces/detect', { image: inBase64(`{"refusal":[422,"INVALID_IMAGE"]}`) }),
+    await tenant.request('POST', '/v1/faces/detect', canary, { 'Content-Type': 'multipart/form-data; boundary=x' }),
+    await sendForm(tenant, 'POST', '/v1/faces/search', toForm([[canary, canary]])),
+    await sendForm(tenant, 'PUT', `/v1/faces/${canary}`, toForm([['image', { file: pictureOf(embedding) }]])),
     await tenant.request('POST', '/v1/faces/verify', { ...claim, embedding: [...embedding, 1] }),
     await tenant.request('POST', '/v1/faces', { ...face, [canary]: 1 }),
     await tenant.request('POST', '/v1/faces', `{"external_id": "${canary}`),

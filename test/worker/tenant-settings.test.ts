@@ -1,9 +1,10 @@
 // Proves that a tenant reads and changes its own settings within what the model and the service allow, that they
 // decide the next request of the isolate that was told, and within a minute those of one that was not, and that
-// no other tenant is touched. On a real PostgreSQL. Fake: the embeddings, and where a test says so the clock of the
-// isolate.
+// no other tenant is touched. On a real PostgreSQL. Fake: the embeddings, the recognizer, and where a test says so the
+// clock of the isolate.
 import { afterEach, describe, expect, it, vi } from 'vitest'
 import { SCOPES } from '../../src/auth/api-key.ts'
+import { inBase64, pictureOf } from './picture.ts'
 import {
   asAdmin,
   atCosine,
@@ -24,6 +25,10 @@ const DEFAULTS = {
   failed_verifications_per_hour: 10,
   failed_verifications_per_day: 40,
   allowed_origins: [],
+  minimum_quality: 0.5,
+  duplicates: 'allow',
+  require_liveness: false,
+  liveness_threshold: null,
 }
 const ORIGIN = 'https://gate.example'
 
@@ -92,6 +97,11 @@ describe('GET /v1/tenant', () => {
       failed_verifications_per_hour: 0,
       failed_verifications_per_day: -1,
       allowed_origins: [ORIGIN, 'https://gate.example/path', 7],
+      minimum_quality: 2,
+      duplicates: 'perhaps',
+      require_liveness: 'no',
+      liveness_threshold: -1,
+      model: 'another@1',
       unknown: 'words',
     }
     await asAdmin`update tenants set settings = ${JSON.stringify(damaged)}::jsonb where id = ${tenant.id}`
@@ -185,6 +195,19 @@ describe('PATCH /v1/tenant', () => {
       [[], [ORIGIN], Array.from({ length: 10 }, (_, index) => `https://gate-${index}.example:8443`)],
       [ORIGIN, {}, Array.from({ length: 11 }, (_, index) => `https://gate-${index}.example`)],
     ],
+    [
+      'a measure of pictures',
+      ['minimum_quality', 'liveness_threshold'],
+      [0, 0.5, 5e-324, 1],
+      [-5e-324, -1, 1.000000000000001, 2, '0.5', true, [0.5], {}],
+    ],
+    [
+      'what becomes of duplicates',
+      ['duplicates'],
+      ['reject', 'allow'],
+      ['Reject', 'none', '', true, 1, ['reject'], {}],
+    ],
+    ['that liveness is required', ['require_liveness'], [true, false], ['true', 1, 0, '', [], {}]],
   ])('takes %s up to the limits, and refuses it beyond them without writing', async (_name, fields, good, bad) => {
     const tenant = await createTenant()
     for (const field of fields) {
@@ -244,7 +267,11 @@ describe('PATCH /v1/tenant', () => {
     ['a name', { settings: { max_results: 3 }, name: 'another' }, '/name'],
     ['an environment', { settings: { max_results: 3 }, environment: 'live' }, '/environment'],
     ['whether it is active', { settings: { max_results: 3 }, is_active: true }, '/is_active'],
-    ['an unknown setting', { settings: { max_results: 3, model: 'another@1' } }, '/settings/model'],
+    ['an unknown setting', { settings: { max_results: 3, quality: 0.5 } }, '/settings/quality'],
+    // the operator's to say, even when it is the one it is
+    ['another model', { settings: { max_results: 3, model: 'another@1' } }, '/settings/model'],
+    ['the model', { settings: { max_results: 3, model: 'arcface-512@1' } }, '/settings/model'],
+    ['no model', { settings: { max_results: 3, model: null } }, '/settings/model'],
     ['no settings', {}, '/settings'],
     ['settings of null', { settings: null }, '/settings'],
     ['empty settings', { settings: {} }, '/settings'],
@@ -326,6 +353,60 @@ describe('a setting that is changed decides the next request of every key in the
     expect([await attempt(), await attempt()]).toEqual([200, 429])
     await change(tenant, { failed_verifications_per_hour: null, failed_verifications_per_day: 3 })
     expect(await attempt()).toBe(429)
+  })
+
+  it('in what a picture must be to be enrolled', async () => {
+    const tenant = await createTenant()
+    const gate = await createGate(tenant)
+    const enrollPicture = async (quality: number) => {
+      const image = inBase64(pictureOf(axis(0), { quality }))
+      return (await gate.request('PUT', '/v1/faces/ada', { image })).status
+    }
+    expect([await enrollPicture(0.5), await enrollPicture(0.4999)]).toEqual([201, 422])
+    await change(tenant, { minimum_quality: 0.8 })
+    expect([await enrollPicture(0.8), await enrollPicture(0.7999)]).toEqual([200, 422])
+    await change(tenant, { minimum_quality: 0 })
+    expect(await enrollPicture(0)).toBe(200)
+    await change(tenant, { minimum_quality: null })
+    expect([await enrollPicture(0.5), await enrollPicture(0.4999)]).toEqual([200, 422])
+  })
+
+  it('in whether somebody is enrolled twice', async () => {
+    const tenant = await createTenant()
+    const gate = await createGate(tenant)
+    await enroll(gate, 'ada', axis(0))
+    const enrollTwin = async (externalId: string) =>
+      (await gate.request('POST', '/v1/faces', { external_id: externalId, embedding: axis(0) })).status
+    expect(await enrollTwin('bob')).toBe(201)
+    await change(tenant, { duplicates: 'reject' })
+    expect(await enrollTwin('eve')).toBe(409)
+    await change(tenant, { duplicates: null })
+    expect(await enrollTwin('eve')).toBe(201)
+  })
+
+  it('in whether a live person is asked for, and from which score a picture shows one', async () => {
+    const [tenant, rival] = [await createTenant(), await createTenant()]
+    const gate = await createGate(tenant)
+    for (const one of [tenant, rival]) await enroll(one, 'ada', axis(0))
+    const claim = async (one: TestTenant, liveness: number) => {
+      const image = inBase64(pictureOf(axis(0), { liveness }))
+      return (await one.request('POST', '/v1/faces/verify', { external_id: 'ada', image })).status
+    }
+    const claimByEmbedding = async () =>
+      (await gate.request('POST', '/v1/faces/verify', { external_id: 'ada', embedding: axis(0) })).status
+    expect([await claim(gate, 0), await claimByEmbedding()]).toEqual([200, 200])
+    await change(tenant, { require_liveness: true })
+    // the recognizer of the tests passes from 0.5 on
+    expect([await claim(gate, 0.5), await claim(gate, 0.4999), await claimByEmbedding()]).toEqual([200, 422, 422])
+    await change(tenant, { liveness_threshold: 0.9 })
+    expect([await claim(gate, 0.9), await claim(gate, 0.8999)]).toEqual([200, 422])
+    await change(tenant, { liveness_threshold: 0 })
+    expect(await claim(gate, 0)).toBe(200)
+    await change(tenant, { liveness_threshold: 1 })
+    expect([await claim(gate, 1), await claim(gate, 0.9999)]).toEqual([200, 422])
+    await change(tenant, { require_liveness: null })
+    expect([await claim(gate, 0), await claimByEmbedding()]).toEqual([200, 200])
+    expect(await claim(rival, 0)).toBe(200)
   })
 
   it('in which pages may read answers', async () => {

@@ -1,15 +1,17 @@
 // Proves what a request costs and that it happens whole or not at all: one HTTP request to the database
 // and one transaction when the isolate is warm (one more for each, credential and template keys, when it is cold), and
 // nothing of an act without its audit and metering.
-// On a real PostgreSQL; the requests are counted by the local Neon endpoint. Fake: the embeddings.
+// On a real PostgreSQL; the requests are counted by the local Neon endpoint. Fake: the embeddings and the recognizer.
 
 import { createScheduledController } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { neonConfig } from '@neondatabase/serverless'
 import { afterEach, describe, expect, it, vi } from 'vitest'
 import { app } from '../../src/app.ts'
+import { SCOPES } from '../../src/auth/api-key.ts'
 import { countTemplateKeys } from '../../src/db/template-keys.ts'
 import worker from '../../src/index.ts'
+import { inBase64, pictureOf } from './picture.ts'
 import {
   asAdmin,
   axis,
@@ -22,12 +24,21 @@ import {
   readUsage,
 } from './tenant.ts'
 
+const image = inBase64(pictureOf(axis(0)))
+
 const ACTS = [
   ['enroll', 'POST', '/v1/faces', { external_id: 'grace', embedding: axis(1) }, 201],
   ['replace', 'PUT', '/v1/faces/ada', { embedding: axis(1) }, 200],
   ['change', 'PATCH', '/v1/faces/ada', { metadata: {} }, 200],
   ['verify', 'POST', '/v1/faces/verify', { external_id: 'ada', embedding: axis(0) }, 200],
   ['search', 'POST', '/v1/faces/search', { embedding: axis(0) }, 200],
+  ['enroll a picture', 'POST', '/v1/faces', { external_id: 'grace', image }, 201],
+  ['replace by a picture', 'PUT', '/v1/faces/ada', { image }, 200],
+  ['verify a picture', 'POST', '/v1/faces/verify', { external_id: 'ada', image }, 200],
+  ['search for a picture', 'POST', '/v1/faces/search', { image }, 200],
+  ['compare pictures', 'POST', '/v1/faces/compare', { first: { image }, second: { image } }, 200],
+  ['judge the liveness of a picture', 'POST', '/v1/faces/liveness', { image }, 200],
+  ['detect faces', 'POST', '/v1/faces/detect', { image }, 200],
   ['read', 'GET', '/v1/faces/ada', undefined, 200],
   ['list', 'GET', '/v1/faces', undefined, 200],
   ['audit', 'GET', '/v1/verifications', undefined, 200],
@@ -53,6 +64,37 @@ describe('a warm request', () => {
     expect(cost).toEqual({ requests: 1, transactions: 1, statements: 2 })
   })
 
+  it.each<[string, string, string, object, number]>([
+    ['enroll', 'POST', '/v1/faces', { external_id: 'grace' }, 422],
+    ['replace', 'PUT', '/v1/faces/ada', {}, 422],
+    ['verify', 'POST', '/v1/faces/verify', { external_id: 'ada' }, 422],
+    ['search', 'POST', '/v1/faces/search', {}, 422],
+    ['liveness', 'POST', '/v1/faces/liveness', {}, 422],
+  ])('%s asks nothing of the database for a picture that cannot be used', async (_, method, path, body, status) => {
+    const tenant = await createTenant()
+    await enroll(tenant, 'ada', axis(0))
+    const cost = await countRequests(async () => {
+      const nobody = inBase64(JSON.stringify({ faces: [] }))
+      expect((await tenant.request(method, path, { ...body, image: nobody })).status).toBe(status)
+    })
+    // the credential is as fresh as it was a moment ago
+    expect(cost).toMatchObject({ requests: 0, transactions: 0 })
+  })
+
+  it.each<[string, string, string, object]>([
+    ['enroll', 'POST', '/v1/faces', { external_id: 'grace', image }],
+    ['enroll an embedding', 'POST', '/v1/faces', { external_id: 'grace', embedding: axis(0) }],
+    ['replace', 'PUT', '/v1/faces/ada', { image }],
+  ])('%s costs one where nobody may be enrolled twice', async (_, method, path, body) => {
+    const tenant = await createTenant()
+    await asAdmin`update tenants set settings = '{"duplicates": "reject"}' where id = ${tenant.id}`
+    await enroll(tenant, 'ada', axis(7))
+    const cost = await countRequests(async () => {
+      expect((await tenant.request(method, path, body)).ok).toBe(true)
+    })
+    expect(cost).toEqual({ requests: 1, transactions: 1, statements: 2 })
+  })
+
   it('costs one request more in an isolate that has not seen the key', async () => {
     const tenant = await createTenant()
     const cost = await countRequests(() => tenant.request('GET', '/v1/faces'))
@@ -65,6 +107,7 @@ describe('a warm request', () => {
     ['replace', 'PUT', '/v1/faces/ada', { embedding: axis(1) }, 200],
     ['verify', 'POST', '/v1/faces/verify', { external_id: 'ada', embedding: axis(0) }, 200],
     ['search', 'POST', '/v1/faces/search', { embedding: axis(0) }, 200],
+    ['verify a picture', 'POST', '/v1/faces/verify', { external_id: 'ada', image }, 200],
   ] as const)(
     '%s costs two requests more in an isolate that has seen neither the key nor the template keys of the tenant',
     async (_, method, path, body, status) => {
@@ -145,31 +188,35 @@ describe('a credential', () => {
   })
 })
 
+const sabotaged: string[] = []
+
+/** Makes inserts of this tenant into a table fail, as a full disk or a broken constraint would. */
+async function sabotage(
+  table: 'usage_events' | 'verifications' | 'identifications' | 'admin_events',
+  tenantId: string,
+) {
+  await asAdmin`
+    create or replace function sabotage() returns trigger language plpgsql as $$
+    begin raise exception 'secret words of the driver'; end $$`
+  // a table's name and a uuid that this test made: neither can be a parameter of CREATE TRIGGER
+  await asAdmin.query(
+    `create trigger sabotage before insert on ${table} for each row when (new.tenant_id = '${tenantId}')
+     execute function sabotage()`,
+  )
+  sabotaged.push(table)
+}
+
+afterEach(async () => {
+  vi.restoreAllMocks()
+  // its triggers go with it
+  if (sabotaged.splice(0).length > 0) await asAdmin`drop function sabotage cascade`
+})
+
+const REQUIRED = { require_liveness: true }
+/** A photograph of a photograph. */
+const spoofed = inBase64(pictureOf(axis(0), { liveness: 0.1 }))
+
 describe('when the audit or the metering cannot be written', () => {
-  const sabotaged: string[] = []
-
-  /** Makes inserts of this tenant into a table fail, as a full disk or a broken constraint would. */
-  async function sabotage(
-    table: 'usage_events' | 'verifications' | 'identifications' | 'admin_events',
-    tenantId: string,
-  ) {
-    await asAdmin`
-      create or replace function sabotage() returns trigger language plpgsql as $$
-      begin raise exception 'secret words of the driver'; end $$`
-    // a table's name and a uuid that this test made: neither can be a parameter of CREATE TRIGGER
-    await asAdmin.query(
-      `create trigger sabotage before insert on ${table} for each row when (new.tenant_id = '${tenantId}')
-       execute function sabotage()`,
-    )
-    sabotaged.push(table)
-  }
-
-  afterEach(async () => {
-    vi.restoreAllMocks()
-    // its triggers go with it
-    if (sabotaged.splice(0).length > 0) await asAdmin`drop function sabotage cascade`
-  })
-
   it.each([
     ['enroll', 'usage_events', 'POST', '/v1/faces', { external_id: 'grace', embedding: axis(1) }],
     ['replace', 'usage_events', 'PUT', '/v1/faces/ada', { embedding: axis(1) }],
@@ -178,6 +225,15 @@ describe('when the audit or the metering cannot be written', () => {
     ['verify', 'verifications', 'POST', '/v1/faces/verify', { external_id: 'ada', embedding: axis(0) }],
     ['search', 'usage_events', 'POST', '/v1/faces/search', { embedding: axis(0) }],
     ['search', 'identifications', 'POST', '/v1/faces/search', { embedding: axis(0) }],
+    ['enroll a picture', 'usage_events', 'POST', '/v1/faces', { external_id: 'grace', image }],
+    ['replace by a picture', 'usage_events', 'PUT', '/v1/faces/ada', { image }],
+    ['verify a picture', 'usage_events', 'POST', '/v1/faces/verify', { external_id: 'ada', image }],
+    ['verify a picture', 'verifications', 'POST', '/v1/faces/verify', { external_id: 'ada', image }],
+    ['search for a picture', 'usage_events', 'POST', '/v1/faces/search', { image }],
+    ['search for a picture', 'identifications', 'POST', '/v1/faces/search', { image }],
+    ['compare', 'usage_events', 'POST', '/v1/faces/compare', { first: { image }, second: { embedding: axis(0) } }],
+    ['judge liveness', 'usage_events', 'POST', '/v1/faces/liveness', { image }],
+    ['detect faces', 'usage_events', 'POST', '/v1/faces/detect', { image }],
     ['make a key', 'admin_events', 'POST', '/v1/api-keys', { name: 'gate', scopes: ['verify'] }],
     ['rotate a key', 'admin_events', 'POST', '/v1/api-keys/{api_key_id}/rotate', { overlap_seconds: 0 }],
     ['revoke a key', 'admin_events', 'DELETE', '/v1/api-keys/{api_key_id}', undefined],
@@ -202,7 +258,7 @@ describe('when the audit or the metering cannot be written', () => {
     expect(response.status).toBe(500)
     const answer = await response.text()
     expect(JSON.parse(answer)).toMatchObject({ code: 'INTERNAL' })
-    expect(answer).not.toMatch(/verified|matches|secret words/)
+    expect(answer).not.toMatch(/verified|matches|liveness_passed|landmarks|secret words/)
     expect(await read()).toEqual(before)
 
     // an operator finds the request by its id, and no driver's words
@@ -216,6 +272,29 @@ describe('when the audit or the metering cannot be written', () => {
       fault: 'database_error',
       sqlstate: 'P0001',
     })
+  })
+})
+
+describe('when what is refused of a picture cannot be written', () => {
+  it.each([
+    ['a duplicate', 'identifications', { duplicates: 'reject' }, 'POST', '/v1/faces', { external_id: 'eve', image }],
+    ['a duplicate', 'usage_events', { duplicates: 'reject' }, 'PUT', '/v1/faces/eve', { image }],
+    ['no live person', 'verifications', REQUIRED, 'POST', '/v1/faces/verify', { external_id: 'ada', image: spoofed }],
+    ['no live person', 'identifications', REQUIRED, 'POST', '/v1/faces/search', { image: spoofed }],
+  ] as const)('%s leaves nothing without %s, and is not told', async (_, table, settings, method, path, body) => {
+    const tenant = await createTenant()
+    await enroll(tenant, 'ada', axis(0))
+    await asAdmin`update tenants set settings = ${JSON.stringify(settings)}::jsonb where id = ${tenant.id}`
+    const knowing = await createKey(tenant.id, SCOPES)
+    // otherwise it is told: 409 and 422
+    expect([409, 422]).toContain((await knowing.request(method, path, body)).status)
+    const before = await countRows(tenant)
+    await sabotage(table, tenant.id)
+    vi.spyOn(console, 'error').mockImplementation(() => {})
+    const response = await knowing.request(method, path, body)
+    expect(response.status).toBe(500)
+    expect(await response.json()).toMatchObject({ code: 'INTERNAL' })
+    expect(await countRows(tenant)).toEqual(before)
   })
 })
 
@@ -324,7 +403,8 @@ describe('the scheduled handler', () => {
     await tenant.request('POST', '/v1/faces/verify', { external_id: 'ada', embedding: axis(0) })
     await tenant.request('POST', '/v1/faces/search', { embedding: axis(0) })
     await tenant.request('DELETE', '/v1/faces/grace')
-    const expected = { registrations: 2, verifications: 1, identifications: 1, deletions: 1 }
+    for (const path of ['/v1/faces/liveness', '/v1/faces/detect']) await tenant.request('POST', path, { image })
+    const expected = { registrations: 2, verifications: 1, identifications: 1, deletions: 1, analyses: 2 }
     expect(await readUsage(tenant)).toMatchObject(expected)
 
     await runSchedule()
@@ -333,10 +413,11 @@ describe('the scheduled handler', () => {
 
     // a record that exists is raised, not replaced
     await tenant.request('POST', '/v1/faces/verify', { external_id: 'ada', embedding: axis(0) })
-    expect(await readUsage(tenant)).toMatchObject({ ...expected, verifications: 2 })
+    await tenant.request('POST', '/v1/faces/detect', { image })
+    expect(await readUsage(tenant)).toMatchObject({ ...expected, verifications: 2, analyses: 3 })
     await runSchedule()
     await runSchedule()
-    expect(await readUsage(tenant)).toMatchObject({ ...expected, verifications: 2 })
+    expect(await readUsage(tenant)).toMatchObject({ ...expected, verifications: 2, analyses: 3 })
   })
 
   it('counts an event in the month in which it happened, in UTC', async () => {

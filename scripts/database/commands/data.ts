@@ -9,6 +9,7 @@ import { createApiKey, createTenant } from '../../provision.ts'
 import type { Connection } from '../connection.ts'
 import { type Context, toContext } from '../context.ts'
 import { FORMATS, type Format, openEmbeddingFile } from '../embedding-files.ts'
+import { findModels } from '../face-models.ts'
 import { importFaces, type Reject } from '../import.ts'
 import { requireMasterKeys } from '../master-keys.ts'
 import { findVersion, listMigrations } from '../migrate.ts'
@@ -300,7 +301,7 @@ async function importFile(context: Context, path: string, options: ImportCommand
       await requireTenancy(connection)
       const tenant = await findTenant(connection, options.tenant)
       requireLasting(tenant)
-      const model = requireModel(options.model, toSettings(tenant.settings).model.id)
+      const model = requireModel(options.model, toSettings(tenant.settings, findModels()).model.id)
       const findKeys = async () => findTemplateKeys(connection, await requireMasterKeys(target), tenant.id, model)
       const toVectorArray = await findVectorArray(connection, target.kind === 'native')
       const gallery = isDryRun ? null : { tenantId: tenant.id, keys: await findKeys(), model, toVectorArray }

@@ -1,5 +1,5 @@
 // What stands between a row that says "match" and an answer that says so: the sealed copy must agree. No I/O.
-import type { Embedding } from '../embedding.ts'
+import { cosine, type Embedding } from '../embedding.ts'
 import type { Keyring } from './keyring.ts'
 import type { Octets } from './octets.ts'
 import { open, type SealedFace } from './sealed-copy.ts'
@@ -39,11 +39,4 @@ export async function confirm(
   if (!(Math.abs(exact - distance) <= MAX_DIFFERENCE)) return 'differs'
   if (!(exact <= maxDistance + ROUNDING)) return 'below threshold'
   return 'confirmed'
-}
-
-/** Of unit vectors, as an Embedding is. */
-function cosine(a: Embedding, b: Embedding): number {
-  let dot = 0
-  for (let index = 0; index < a.length; index++) dot += (a[index] as number) * (b[index] as number)
-  return dot
 }

@@ -2,12 +2,12 @@
 import { createHash } from 'node:crypto'
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { join, resolve } from 'node:path'
 
-/** @param folder what REKKO_FACES_DIR names */
+/** @param folder with `yunet_n_dynamic.onnx` and `mbf_512.onnx` */
 export async function writeEvaluationModels(folder: string) {
   const network = async (file: string) => {
-    const path = join(folder, 'models', file)
+    const path = resolve(folder, file)
     return {
       path,
       sha256: createHash('sha256')

@@ -1,0 +1,46 @@
+-- Back to decisions from embeddings alone. What was counted of analyses is lost.
+create or replace function roll_up_usage(batch_size integer) returns integer
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  consumed integer;
+begin
+  if not pg_try_advisory_xact_lock(hashtext('rekko.roll_up_usage')) then
+    return 0;
+  end if;
+  with batch as (
+    delete from public.usage_events
+    where (tenant_id, id) in (select e.tenant_id, e.id from public.usage_events e limit batch_size)
+    returning tenant_id, kind, to_char(occurred_at at time zone 'UTC', 'YYYY-MM') as period
+  ), counted as (
+    insert into public.usage_records as r (tenant_id, period, registrations, verifications, identifications, deletions)
+    select
+      b.tenant_id,
+      b.period,
+      count(*) filter (where b.kind = 'registration'),
+      count(*) filter (where b.kind = 'verification'),
+      count(*) filter (where b.kind = 'identification'),
+      count(*) filter (where b.kind = 'deletion')
+    from batch b
+    group by b.tenant_id, b.period
+    order by b.tenant_id, b.period
+    on conflict on constraint usage_records_tenant_period_key do update set
+      registrations = r.registrations + excluded.registrations,
+      verifications = r.verifications + excluded.verifications,
+      identifications = r.identifications + excluded.identifications,
+      deletions = r.deletions + excluded.deletions,
+      updated_at = transaction_timestamp()
+  )
+  select count(*)::integer into consumed from batch;
+  return consumed;
+end
+$$;
+
+alter table usage_records drop column analyses;
+delete from usage_events where kind = 'analysis';
+alter table usage_events drop constraint usage_events_kind_check;
+alter table usage_events add constraint usage_events_kind_check
+  check (kind in ('registration', 'verification', 'identification', 'deletion'));
+alter table identifications drop column liveness_passed, drop column probe_quality;
+alter table verifications drop column probe_quality;
