@@ -84,9 +84,9 @@ end
 $$;
 
 drop table integrity_events;
-revoke update (template_id, key_version, sealed) on faces from rekko_app;
+revoke update (id, key_version, sealed) on faces from rekko_app;
 alter table faces drop constraint faces_template_check;
-alter table faces drop column template_id, drop column key_version, drop column sealed;
+alter table faces drop column key_version, drop column sealed;
 
 drop function destroy_template_key(uuid, integer);
 drop function hold_template_key(integer);

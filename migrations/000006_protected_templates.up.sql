@@ -134,21 +134,20 @@ $$;
 -- == Faces ==
 
 alter table faces
-  -- what the sealed copy is bound to beside tenant and person: new with every template, so that replacing a face need
-  -- not know the id that the face keeps
-  add column template_id uuid,
   add column key_version integer,
   add column sealed bytea;
 -- It does not compress, and a comparison does not read it: out of line, so that the vectors stay close together.
 alter table faces alter column sealed set storage external;
 -- The bytes of the sealed copy say themselves under which key they are.
 alter table faces add constraint faces_template_check check (
-  template_id is not null and key_version is not null and sealed is not null
+  key_version is not null and sealed is not null
   and octet_length(sealed) = 2079 and get_byte(sealed, 0) = 1
   and (get_byte(sealed, 1) << 8 | get_byte(sealed, 2)) = key_version
 ) not valid;
 
-grant update (template_id, key_version, sealed) on faces to rekko_app;
+-- A face is replaced by one of another id, to which its sealed copy is bound: beside another request that replaces it,
+-- in its place.
+grant update (id, key_version, sealed) on faces to rekko_app;
 
 -- == What was found to be tampered with ==
 

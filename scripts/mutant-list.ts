@@ -475,11 +475,23 @@ language sql stable security definer`,
     edits: [
       {
         file: 'src/face/protection/sealed-copy.ts',
-        from: '    prefixed(externalId),\n    prefixed(model),\n',
-        to: '    prefixed(model),\n',
+        from: 'uuid(id), prefixed(externalId), prefixed(model)',
+        to: 'uuid(id), prefixed(model)',
       },
     ],
     tests: [INTEGRITY, PROTECTION],
+  },
+  {
+    name: 'sealed-for-any-id',
+    breaks: 'a face is answered under an id that is not its own',
+    edits: [
+      {
+        file: 'src/face/protection/sealed-copy.ts',
+        from: 'uuid(id), prefixed(externalId), prefixed(model)',
+        to: 'prefixed(externalId), prefixed(model)',
+      },
+    ],
+    tests: [INTEGRITY],
   },
   {
     name: 'unrounded-distance',
@@ -567,7 +579,7 @@ language sql stable security definer`,
     edits: [
       {
         file: TEMPLATES,
-        from: '  template_id is not null and key_version is not null and sealed is not null\n  and octet_length',
+        from: '  key_version is not null and sealed is not null\n  and octet_length',
         to: '  octet_length',
       },
     ],

@@ -116,7 +116,8 @@ function toProblem(error: Error, trace: Trace): Problem {
     return new Problem('UNSUPPORTED_MEDIA_TYPE', 'Send the body as "Content-Type: application/json".')
   }
   if (error instanceof DatabaseError) {
-    trace.fault = { fault: 'database_error', sqlstate: error.sqlstate ?? null }
+    // what was found before it failed is the worse of the two, and stays
+    trace.fault = { fault: 'database_error', sqlstate: error.sqlstate ?? null, ...trace.fault }
     return error.isUnavailable
       ? new Problem('DATABASE_UNAVAILABLE', 'Try again in a moment.', { headers: { 'Retry-After': '2' } })
       : new Problem('INTERNAL', 'Quote the request_id when you report this.')

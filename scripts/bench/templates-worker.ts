@@ -31,7 +31,7 @@ async function prepare(): Promise<Record<string, () => unknown>> {
   if (isFault(embedding)) throw new Error(embedding.detail)
   const matches = await Promise.all(
     Array.from({ length: CANDIDATES }, async (_, index) => {
-      const face = { templateId: crypto.randomUUID(), externalId: `user-${index}`, model }
+      const face = { id: crypto.randomUUID(), externalId: `user-${index}`, model }
       return { face, sealed: await seal(keyring, face, embedding), distance: 0 }
     }),
   )

@@ -56,7 +56,7 @@ async function measureRotation(): Promise<void> {
 
 async function measureSealedCopy(): Promise<void> {
   const keyring = await newKeyring()
-  const face = { templateId: crypto.randomUUID(), externalId: 'user-42', model: MODEL }
+  const face = { id: crypto.randomUUID(), externalId: 'user-42', model: MODEL }
   const people = makePeople(ROWS)
   let exact = 0
   for (const [embedding] of people) {
@@ -70,7 +70,7 @@ async function measureSealedCopy(): Promise<void> {
   const attempts: [Keyring, SealedFace, Uint8Array<ArrayBuffer>][] = [
     [{ ...keyring, tenantId: crypto.randomUUID() }, face, sealed],
     [{ ...keyring, version: 2 }, face, Uint8Array.from(sealed, (byte, at) => (at === 2 ? 2 : byte))],
-    [keyring, { ...face, templateId: crypto.randomUUID() }, sealed],
+    [keyring, { ...face, id: crypto.randomUUID() }, sealed],
     [keyring, { ...face, externalId: 'user-43' }, sealed],
     [keyring, { ...face, model: 'arcface-512@2' }, sealed],
   ]

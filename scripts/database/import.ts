@@ -50,16 +50,16 @@ export async function enrollFaces(
   const enrolled = await connection.query<{ external_id: string }>(
     `with enrolled as (
       insert into faces (
-        tenant_id, external_id, embedding, template_id, key_version, sealed, model, metadata, quality_score, created_at,
+        tenant_id, id, external_id, embedding, key_version, sealed, model, metadata, quality_score, created_at,
         updated_at
       )
       select
-        $1, n.external_id, n.embedding, n.template_id, $3, decode(n.sealed, 'base64'), $2, n.metadata::jsonb,
+        $1, n.id, n.external_id, n.embedding, $3, decode(n.sealed, 'base64'), $2, n.metadata::jsonb,
         n.quality_score::numeric, coalesce(n.enrolled_at::timestamptz, transaction_timestamp()),
         coalesce(n.enrolled_at::timestamptz, transaction_timestamp())
       from hold_template_key($3),
-        unnest($4::text[], $5::vector[], $6::uuid[], $7::text[], $8::text[], $9::text[], $10::text[])
-        as n (external_id, embedding, template_id, sealed, metadata, quality_score, enrolled_at)
+        unnest($4::uuid[], $5::text[], $6::vector[], $7::text[], $8::text[], $9::text[], $10::text[])
+        as n (id, external_id, embedding, sealed, metadata, quality_score, enrolled_at)
       on conflict (tenant_id, external_id) do nothing
       returning tenant_id, external_id, created_at
     ), metered as (
@@ -111,15 +111,15 @@ async function compareFaces(
   faces: NewFace[],
 ): Promise<Map<string, { outcome: Outcome; isDifferent: boolean }>> {
   const rows = await connection.query<{
+    id: string
     external_id: string
-    template_id: string
     key_version: number
     sealed: Uint8Array
     same_model: boolean
     same_rest: boolean
   }>(
     `select
-      f.external_id, f.template_id, f.key_version, f.sealed, f.model = $2 as same_model,
+      f.id, f.external_id, f.key_version, f.sealed, f.model = $2 as same_model,
       f.metadata = n.metadata::jsonb and f.quality_score is not distinct from n.quality_score::numeric(5, 4) as same_rest
     from unnest($3::text[], $4::text[], $5::text[]) as n (external_id, metadata, quality_score)
     join faces f on f.tenant_id = $1 and f.external_id = n.external_id`,
@@ -136,7 +136,7 @@ async function compareFaces(
     rows.map(async (row) => {
       const externalId = row.external_id
       const keyring = gallery.keys.find(({ version }) => version === row.key_version)
-      const face = { templateId: row.template_id, externalId, model: gallery.model }
+      const face = { id: row.id, externalId, model: gallery.model }
       const enrolled = keyring && row.same_model ? await open(keyring, face, new Uint8Array(row.sealed)) : 'not opened'
       const isSame = enrolled !== 'not opened' && isEqual(enrolled, embeddings.get(externalId))
       const outcome: Outcome = !row.same_model ? 'other model' : isSame ? 'skipped' : 'other embedding'
@@ -153,15 +153,19 @@ function isEqual(a: Embedding, b: Embedding | undefined): boolean {
 /** Replacing counts as a registration, as in the API. */
 async function replaceFaces(connection: Connection, gallery: Gallery, faces: ProtectedFace[]): Promise<void> {
   await connection.query(
-    `with replaced as (
-      update faces f set
-        embedding = n.embedding, template_id = n.template_id, key_version = $3, sealed = decode(n.sealed, 'base64'),
-        model = $2, metadata = n.metadata::jsonb, quality_score = n.quality_score::numeric,
-        updated_at = transaction_timestamp()
-      from hold_template_key($3), unnest($4::text[], $5::vector[], $6::uuid[], $7::text[], $8::text[], $9::text[])
-        as n (external_id, embedding, template_id, sealed, metadata, quality_score)
-      where f.tenant_id = $1 and f.external_id = n.external_id
-      returning f.tenant_id
+    `with before as (
+      delete from faces where tenant_id = $1 and external_id = any ($5::text[]) returning external_id, created_at
+    ), replaced as (
+      insert into faces (
+        tenant_id, id, external_id, embedding, key_version, sealed, model, metadata, quality_score, created_at
+      )
+      select
+        $1, n.id, external_id, n.embedding, $3, decode(n.sealed, 'base64'), $2, n.metadata::jsonb,
+        n.quality_score::numeric, before.created_at
+      from hold_template_key($3), unnest($4::uuid[], $5::text[], $6::vector[], $7::text[], $8::text[], $9::text[])
+        as n (id, external_id, embedding, sealed, metadata, quality_score)
+      join before using (external_id)
+      returning tenant_id
     )
     insert into usage_events (tenant_id, kind) select tenant_id, 'registration' from replaced`,
     toParameters(gallery, faces),
@@ -174,9 +178,9 @@ function toParameters({ tenantId, model, keys: [active], toVectorArray }: Galler
     tenantId,
     model,
     active.version,
+    faces.map(({ template }) => template.id),
     faces.map(({ face }) => face.externalId),
     toVectorArray(faces.map(({ template }) => template.rotated)),
-    faces.map(({ template }) => template.templateId),
     faces.map(({ template }) => toBase64(template.sealed)),
     faces.map(({ face }) => JSON.stringify(face.metadata)),
     faces.map(({ face }) => (face.qualityScore === null ? null : String(face.qualityScore))),

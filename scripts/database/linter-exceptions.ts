@@ -139,8 +139,8 @@ export const EXCEPTIONS: Exception[] = [
   // == What the Worker may change, inside its tenant ==
   ...except('L39', {
     'DELETE on faces': 'a tenant erases a person',
-    'UPDATE on faces (embedding, key_version, metadata, model, quality_score, sealed, template_id, updated_at)':
-      'replacing a face and its metadata; whose it is, and its id and person, stay',
+    'UPDATE on faces (embedding, id, key_version, metadata, model, quality_score, sealed, updated_at)':
+      'replacing a face and its metadata; whose it is, and the person, stay',
     'UPDATE on api_keys (expires_at, revoked_at)':
       'a tenant revokes and rotates its own keys; what a key may do, and its hash, stay',
     'UPDATE on tenants (settings, updated_at)': "a tenant's own settings; whether it is active is the operator's",

@@ -114,7 +114,6 @@ interface StoredFace {
   id: string
   external_id: string
   model: string
-  template_id: string
   key_version: number
   sealed: Uint8Array
   embedding: string
@@ -124,7 +123,7 @@ function chooseFaces(connection: Connection, tenantId: string, count: number): P
   // chosen from the index; the rows themselves are read for these few
   return connection.query<StoredFace>(
     `with chosen as materialized (select id from faces where tenant_id = $1 order by random() limit $2)
-    select f.id, f.external_id, f.model, f.template_id, f.key_version, f.sealed, f.embedding::text as embedding
+    select f.id, f.external_id, f.model, f.key_version, f.sealed, f.embedding::text as embedding
     from chosen c join faces f on f.tenant_id = $1 and f.id = c.id
     -- null in the middle of the migration that protects them
     where f.sealed is not null`,
@@ -157,10 +156,10 @@ async function openFaces(
 
 async function openFace(
   keyring: Keyring,
-  { template_id: templateId, external_id: externalId, model, sealed, embedding }: StoredFace,
+  { id, external_id: externalId, model, sealed, embedding }: StoredFace,
 ): Promise<'opened' | 'not opened' | 'differs'> {
   // a copy, so that it is bytes of its own whichever driver read it
-  const plain = await open(keyring, { templateId, externalId, model }, new Uint8Array(sealed))
+  const plain = await open(keyring, { id, externalId, model }, new Uint8Array(sealed))
   if (plain === 'not opened') return plain
   // pgvector writes [1,2,3], which is JSON
   const stored: unknown = JSON.parse(embedding)

@@ -4,7 +4,7 @@ import type { TemplateKeys } from '../../src/db/template-keys.ts'
 import { isFault, toEmbedding } from '../../src/face/embedding.ts'
 import type { MasterKeys } from '../../src/face/protection/master-keys.ts'
 import { toBase64 } from '../../src/face/protection/octets.ts'
-import { toTemplate } from '../../src/face/protection/template.ts'
+import { underKey } from '../../src/face/protection/template.ts'
 import type { Connection } from './connection.ts'
 import { findTemplateKeys, initTemplateKeys } from './template-keys.ts'
 import { CommandError, EXIT, toCount } from './terminal.ts'
@@ -116,20 +116,19 @@ async function protectBatch(
       // pgvector writes [1,2,3], which is JSON
       const plain = toEmbedding(JSON.parse(embedding))
       if (isFault(plain)) throw new CommandError(`The face ${id} holds no embedding: ${plain.detail}`)
-      return toTemplate(active, { externalId: external_id, model }, plain)
+      return underKey(active, { id, externalId: external_id, model }, plain)
     }),
   )
   await connection.query(
     `update faces f set
-      embedding = n.embedding, template_id = n.template_id, key_version = $2, sealed = decode(n.sealed, 'base64')
-    from unnest($3::uuid[], $4::vector[], $5::uuid[], $6::text[]) as n (id, embedding, template_id, sealed)
+      embedding = n.embedding, key_version = $2, sealed = decode(n.sealed, 'base64')
+    from unnest($3::uuid[], $4::vector[], $5::text[]) as n (id, embedding, sealed)
     where f.tenant_id = $1 and f.id = n.id and f.sealed is null and hold_template_key($2)`,
     [
       tenantId,
       active.version,
       faces.map(({ id }) => id),
       toVectorTexts(templates.map(({ rotated }) => rotated)),
-      templates.map(({ templateId }) => templateId),
       templates.map(({ sealed }) => toBase64(sealed)),
     ],
   )

@@ -148,14 +148,14 @@ async function moveFaces(move: Move, result: RekeyResult, progress: RekeyProgres
 
 /** @param after the id behind which the batch begins */
 async function moveBatch({ connection, toVectorArray, tenantId, model, active, retiring }: Move, after: string) {
-  const faces = await connection.query<{ id: string; external_id: string; template_id: string; sealed: Uint8Array }>(
-    `select id, external_id, template_id, sealed from faces
+  const faces = await connection.query<{ id: string; external_id: string; sealed: Uint8Array }>(
+    `select id, external_id, sealed from faces
     where tenant_id = $1 and model = $2 and key_version = $3 and id > $4 order by id limit ${BATCH_SIZE}`,
     [tenantId, model, retiring.version, after],
   )
   const opened = await Promise.all(
-    faces.map(async ({ id, external_id, template_id, sealed }) => {
-      const face = { templateId: template_id, externalId: external_id, model }
+    faces.map(async ({ id, external_id, sealed }) => {
+      const face = { id, externalId: external_id, model }
       const embedding = await open(retiring, face, new Uint8Array(sealed))
       if (embedding === 'not opened') return { id, template: null }
       const before = rotate(rotationOf(retiring, model), embedding)
@@ -167,14 +167,14 @@ async function moveBatch({ connection, toVectorArray, tenantId, model, active, r
   // whoever was replaced or erased since is left as they are
   const moved = await connection.query<{ id: string; difference: number }>(
     `with n as (
-      select * from unnest($4::uuid[], $5::vector[], $6::vector[], $7::uuid[], $8::text[])
-        as n (id, before, after, template_id, sealed)
+      select * from unnest($4::uuid[], $5::vector[], $6::vector[], $7::text[])
+        as n (id, before, after, sealed)
     ), compared as (
       select f.id, f.embedding <=> n.before as difference from faces f join n on n.id = f.id where f.tenant_id = $1
     ), moved as (
       update faces f set embedding = n.after, key_version = $3, sealed = decode(n.sealed, 'base64')
       from hold_template_key($3), n
-      where f.tenant_id = $1 and f.id = n.id and f.key_version = $2 and f.template_id = n.template_id
+      where f.tenant_id = $1 and f.id = n.id and f.key_version = $2
       returning f.id
     )
     select id, difference from moved join compared using (id)`,
@@ -185,7 +185,6 @@ async function moveBatch({ connection, toVectorArray, tenantId, model, active, r
       movable.map(({ id }) => id),
       toVectorArray(movable.map(({ before }) => before)),
       toVectorArray(movable.map(({ template }) => template.rotated)),
-      movable.map(({ template }) => template.templateId),
       movable.map(({ template }) => toBase64(template.sealed)),
     ],
   )

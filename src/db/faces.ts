@@ -31,22 +31,35 @@ export type Face = {
  *   face under two of them, and this one is under another: the search that found it is recorded and billed as one
  */
 export async function enrollFace(db: TenantDatabase, face: NewFace): Promise<Face | 'exists' | 'duplicate'> {
-  const outcome = await insertFace(db, face, db.sql`do nothing`)
+  const outcome = await insertFace(
+    db,
+    face,
+    db.sql`select null::timestamptz as created_at where false`,
+    db.sql`do nothing`,
+  )
   if (outcome.is_duplicate) return 'duplicate'
   return outcome.face ?? 'exists'
 }
 
-/** Enrolls, or replaces what is enrolled under this external_id; the face keeps its id. Otherwise as `enrollFace`. */
+/**
+ * Enrolls, or replaces what is enrolled under this external_id, with a face of another id: the sealed copy is bound to
+ * it. Otherwise as `enrollFace`.
+ */
 export async function replaceFace(
   db: TenantDatabase,
   face: NewFace,
 ): Promise<{ face: Face; isNew: boolean } | 'duplicate'> {
+  const { sql } = db
   const outcome = await insertFace(
     db,
     face,
-    db.sql`do update set
+    sql`delete from faces
+      where tenant_id = ${db.tenant.id} and external_id = ${face.externalId} and not exists (select from twin)
+      returning created_at`,
+    // one that another request has put in the place of the deleted one meanwhile
+    sql`do update set
+        id = excluded.id,
         embedding = excluded.embedding,
-        template_id = excluded.template_id,
         key_version = excluded.key_version,
         sealed = excluded.sealed,
         model = excluded.model,
@@ -61,8 +74,17 @@ export async function replaceFace(
 
 type Insertion = { face: Face | null; is_new: boolean | null; is_duplicate: boolean }
 
-/** @param onConflict SQL: what becomes of a face that is enrolled under this external_id */
-async function insertFace(db: TenantDatabase, face: NewFace, onConflict: Statement): Promise<Insertion> {
+/**
+ * @param replaced SQL: takes away what is enrolled under this external_id, unless there is a `twin`, and answers when it
+ *   was enrolled
+ * @param onConflict SQL: what becomes of a face that is enrolled under this external_id all the same
+ */
+async function insertFace(
+  db: TenantDatabase,
+  face: NewFace,
+  replaced: Statement,
+  onConflict: Statement,
+): Promise<Insertion> {
   const { sql, tenant } = db
   const { model } = tenant.settings
   type Row = Partial<Face> & { is_new: boolean | null; is_duplicate: boolean }
@@ -85,25 +107,29 @@ async function insertFace(db: TenantDatabase, face: NewFace, onConflict: Stateme
         ${db.requestId}
       from twin
       returning tenant_id
+    ), replaced as (
+      ${replaced}
     ), enrolled as (
       insert into faces (
-        tenant_id, id, external_id, embedding, template_id, key_version, sealed, model, metadata, quality_score
+        tenant_id, id, external_id, embedding, key_version, sealed, model, metadata, quality_score, created_at
       )
       select
-        ${tenant.id}, ${crypto.randomUUID()}, ${face.externalId}, ${toVector(template.rotated)}::vector,
-        ${template.templateId}, ${template.keyVersion}, decode(${toBase64(template.sealed)}, 'base64'), ${model.id},
-        ${JSON.stringify(face.metadata)}::jsonb, ${face.qualityScore}
-      from hold_template_key(${template.keyVersion})
+        ${tenant.id}, ${template.id}, ${face.externalId}, ${toVector(template.rotated)}::vector, ${template.keyVersion},
+        decode(${toBase64(template.sealed)}, 'base64'), ${model.id}, ${JSON.stringify(face.metadata)}::jsonb,
+        ${face.qualityScore}, coalesce(before.created_at, transaction_timestamp())
+      -- an aggregate, so that what is replaced is gone first
+      from hold_template_key(${template.keyVersion}), (select min(created_at) as created_at from replaced) as before
       where not exists (select from twin)
       on conflict (tenant_id, external_id) ${onConflict}
       -- xmax is 0 in a row that this statement inserted
-      returning tenant_id, id, external_id, metadata, quality_score, created_at, updated_at, xmax = 0 as is_new
+      returning tenant_id, id, external_id, metadata, quality_score, created_at, updated_at, xmax = 0 as is_inserted
     ), metered as (
       insert into usage_events (tenant_id, kind)
       select tenant_id, 'registration' from enrolled union all select tenant_id, 'identification' from found
     )
     select
-      e.id, e.external_id, e.metadata, e.quality_score::float8, e.created_at, e.updated_at, e.is_new,
+      e.id, e.external_id, e.metadata, e.quality_score::float8, e.created_at, e.updated_at,
+      e.is_inserted and not exists (select from replaced) as is_new,
       exists (select from twin) as is_duplicate
     from (values (true)) as one_face left join enrolled e on true`,
   )

@@ -27,6 +27,7 @@ export type Identification = {
   identified: boolean
   /** Null when nobody was named, and after the face was erased. */
   external_id: string | null
+  /** Null too after the face was replaced. */
   face_id: string | null
   /** Of the nearest face, named or not; null in an empty gallery. */
   confidence: number | null
@@ -59,14 +60,14 @@ export async function identifyFace(db: TenantDatabase, probe: Probe, maxResults:
     (keys) => toProtectedProbe(keys, model.id, probe.embedding),
     (prepared) => db.sql`
     with candidates as materialized (
-      select id, external_id, template_id, key_version, sealed, ${distanceTo(db, prepared)} as distance
+      select id, external_id, key_version, sealed, ${distanceTo(db, prepared)} as distance
       from faces
       where tenant_id = ${db.tenant.id}
         and model = ${model.id}
         -- in a sub-select it runs once; as a bare call the planner would run it too, for its estimate
         and id = any ((select ${shortlist(db, prepared)})::uuid[])
     ), nearest as (
-      select id, external_id, template_id, key_version, sealed, distance, 
+      select id, external_id, key_version, sealed, distance, 
         distance <= ${maxDistance}::float8 and ${isAcceptable(db, probe)}::boolean as is_match
       from candidates
     ), best as (
@@ -91,7 +92,7 @@ export async function identifyFace(db: TenantDatabase, probe: Probe, maxResults:
     ), metered as (
       insert into usage_events (tenant_id, kind) select tenant_id, 'identification' from recorded
     ), matches as (
-      select id, external_id, template_id, key_version, sealed, distance
+      select id, external_id, key_version, sealed, distance
       from nearest where is_match order by distance, id limit ${maxResults}
     )
     select
@@ -102,7 +103,7 @@ export async function identifyFace(db: TenantDatabase, probe: Probe, maxResults:
             jsonb_build_object(
               'external_id', m.external_id, 'face_id', m.id,
               'confidence', trunc(round((1 - m.distance / 2)::numeric, 12), 4),
-              'distance', m.distance, 'template_id', m.template_id, 'key_version', m.key_version,
+              'distance', m.distance, 'key_version', m.key_version,
               'sealed', encode(m.sealed, 'base64')
             ) order by m.distance, m.id
           )

@@ -105,7 +105,6 @@ export const faces = pgTable(
     qualityScore: score('quality_score'),
     createdAt: now('created_at'),
     updatedAt: now('updated_at'),
-    templateId: uuid('template_id').notNull(),
     keyVersion: integer('key_version').notNull(),
     sealed: bytea('sealed').notNull(),
   },
@@ -123,7 +122,7 @@ export const faces = pgTable(
     check('faces_quality_score_check', sql`quality_score between 0 and 1`),
     check(
       'faces_template_check',
-      sql`template_id is not null and key_version is not null and sealed is not null and octet_length(sealed) = 2079
+      sql`key_version is not null and sealed is not null and octet_length(sealed) = 2079
         and get_byte(sealed, 0) = 1 and (get_byte(sealed, 1) << 8 | get_byte(sealed, 2)) = key_version`,
     ),
     // include (code, id)

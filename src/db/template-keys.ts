@@ -26,12 +26,14 @@ function nameOf({ id, settings }: Tenant): string {
 
 /** What this isolate remembers of a tenant's keys. */
 export function recallTemplateKeys(tenant: Tenant): TemplateKeys | undefined {
+  const now = Date.now()
+  // all of them, so that a key does not stay because nobody asks for it any more
+  for (const [name, { expiresAt }] of cache) if (expiresAt <= now) cache.delete(name)
   const name = nameOf(tenant)
   const entry = cache.get(name)
   if (!entry) return undefined
   // a Map keeps the order of insertion: the first entry is the one that nobody has used for the longest time
   cache.delete(name)
-  if (entry.expiresAt <= Date.now()) return undefined
   cache.set(name, entry)
   return entry.keys
 }

@@ -87,7 +87,6 @@ export function keysAreLive({ sql }: TenantDatabase, { rotations }: ProtectedPro
 export type ClaimedMatch = {
   face_id: string
   external_id: string
-  template_id: string
   key_version: number
   /** Base64. */
   sealed: string
@@ -122,16 +121,21 @@ export async function requireConfirmed(
 async function confirmMatch(probe: ProtectedProbe, maxDistance: number, match: ClaimedMatch): Promise<Confirmation> {
   const rotation = probe.rotations.find(({ keyring }) => keyring.version === match.key_version)
   if (!rotation) return 'not opened'
-  return confirm(
-    rotation.keyring,
-    {
-      face: { templateId: match.template_id, externalId: match.external_id, model: probe.model },
-      sealed: fromBase64(match.sealed),
-      distance: match.distance,
-    },
-    probe.embedding,
-    maxDistance,
-  )
+  try {
+    return await confirm(
+      rotation.keyring,
+      {
+        face: { id: match.face_id, externalId: match.external_id, model: probe.model },
+        sealed: fromBase64(match.sealed),
+        distance: match.distance,
+      },
+      probe.embedding,
+      maxDistance,
+    )
+  } catch {
+    // what is no id, no external_id or no base64 at all, nobody has enrolled
+    return 'not opened'
+  }
 }
 
 /** Notes, in a transaction of its own, that a face is not what was enrolled; answers what the client is told. */

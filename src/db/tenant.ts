@@ -83,8 +83,10 @@ const REFUSALS: Record<string, string> = {
 const ISSUER_CHANGED = 'RK415'
 const SCOPE_MISSING = 'RK403'
 const KEYS_CHANGED = 'RK416'
-// An audit row names a face that another request erased after this one had found it.
+// An audit row names a face that another request erased or replaced after this one had found it.
 const FOREIGN_KEY_VIOLATION = '23503'
+/** One face can be replaced again and again, faster than it is verified. */
+const MAX_ATTEMPTS = 5
 
 /** One answer for absent, malformed, unknown, revoked and expired: it tells a guesser nothing. */
 export function unauthenticated(): Problem {
@@ -203,11 +205,13 @@ export function openTenant(
   }
 
   /** Repeats what may be repeated; turns a refused credential into its answer. */
-  async function transactInside(statement: Statement, readOnly: boolean): Promise<Row[]> {
+  async function transactInside(statement: Statement, readOnly: boolean, attempts = MAX_ATTEMPTS): Promise<Row[]> {
     try {
       return await transactOnce(statement, readOnly).catch((error: unknown) => {
-        // once more, and the face is no longer found: the erasure has won
-        if (isSqlState(error, FOREIGN_KEY_VIOLATION)) return transactOnce(statement, readOnly)
+        // once more, and the face is no longer found, or the one in its place is: the erasure has won
+        if (isSqlState(error, FOREIGN_KEY_VIOLATION) && attempts > 1) {
+          return transactInside(statement, readOnly, attempts - 1)
+        }
         if (!isSqlState(error, ISSUER_CHANGED)) throw error
         return renew().then((renewed) => {
           entering = renewed

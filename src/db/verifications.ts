@@ -17,6 +17,7 @@ export type Verification = {
   id: string
   /** Null after the face was erased. */
   external_id: string | null
+  /** Null too after the face was replaced. */
   face_id: string | null
   verified: boolean
   confidence: number
@@ -64,7 +65,7 @@ export async function verifyFace(
     (prepared) => db.sql`
     with enrolled as (
       select
-        tenant_id, id, external_id, model, template_id, key_version, sealed, ${distanceTo(db, prepared)} as distance
+        tenant_id, id, external_id, model, key_version, sealed, ${distanceTo(db, prepared)} as distance
       from faces
       where tenant_id = ${db.tenant.id} and external_id = ${externalId} and ${keysAreLive(db, prepared)}
     ), waiting as materialized (
@@ -94,19 +95,19 @@ export async function verifyFace(
     select
       r.id, e.external_id, e.id as face_id, r.verified, r.confidence::float8, r.threshold, r.model, r.liveness_passed,
       r.probe_quality::float8, r.latency_ms, r.request_id, r.created_at, w.seconds as wait_seconds, e.model as enrolled_model,
-      e.distance, e.template_id, e.key_version, case when r.verified then encode(e.sealed, 'base64') end as sealed
+      e.distance, e.key_version, case when r.verified then encode(e.sealed, 'base64') end as sealed
     from enrolled e left join waiting w on true left join recorded r on true`,
   )
   const [row] = rows
   if (!row) return null
-  const { wait_seconds, enrolled_model, distance, template_id, key_version, sealed, ...verification } = row
-  const { id, face_id, external_id } = verification
+  const { wait_seconds, enrolled_model, distance, key_version, sealed, ...verification } = row
+  const { id, face_id } = verification
   if (enrolled_model !== model.id) return 'other model'
   // under a key that the tenant does not have: nobody who enrolls writes that
   if (distance === null) throw await tampered(db, 'not opened', face_id, {})
   if (id === null) return { retryAfterSeconds: wait_seconds ?? 0 }
   if (verification.verified) {
-    const match = { face_id, external_id, template_id, key_version, sealed, distance }
+    const match = { face_id, external_id: externalId, key_version, sealed, distance }
     await requireConfirmed(db, protectedProbe, maxDistance, [match], { verificationId: id })
   }
   return { ...verification, id }

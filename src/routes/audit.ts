@@ -20,13 +20,15 @@ import { Page, pageOf, readPage } from './page.ts'
 
 const Subject = z.string().nullable().openapi({ description: 'Null after the face was erased.' })
 
+const SubjectFace = Uuid.nullable().openapi({ description: 'Null after the face was erased or replaced.' })
+
 const ProbeQuality = QualityScore.nullable().openapi({ description: 'Of the picture; null for an embedding.' })
 
 const AuditedVerification = z
   .object({
     verification_id: Uuid,
     external_id: Subject,
-    face_id: Uuid.nullable(),
+    face_id: SubjectFace,
     verified: z.boolean(),
     confidence: Confidence.optional(),
     threshold: Threshold,
@@ -44,7 +46,7 @@ const AuditedIdentification = z
     search_id: Uuid,
     identified: z.boolean(),
     external_id: Subject,
-    face_id: Uuid.nullable(),
+    face_id: SubjectFace,
     confidence: Confidence.nullable().optional(),
     threshold: Threshold,
     model: z.string(),

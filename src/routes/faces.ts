@@ -159,7 +159,7 @@ export const faces = new OpenAPIHono<AppContext>()
       middleware: [requires('faces:write'), faceBody] as const,
       request: { ...ByExternalId, ...bodies(Replacement, ReplacementForm) },
       responses: {
-        200: json(EnrolledFace, 'Replaced: the face_id stays'),
+        200: json(EnrolledFace, 'Replaced, by a face of another face_id'),
         201: json(EnrolledFace, 'Enrolled'),
         ...problems(...COMMON_PROBLEMS, ...BODY_PROBLEMS, ...ENROLLMENT_PROBLEMS),
       },

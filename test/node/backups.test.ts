@@ -706,12 +706,12 @@ describe('what a dump holds of faces', () => {
     const embeddings: Embedding[] = []
     for (const tenantId of [ACME, seeded]) {
       const keys = await findTemplateKeys(connection, masterKeys, tenantId, MODEL)
-      const faces = await connection.query<{ external_id: string; template_id: string; sealed: Uint8Array }>(
-        'select external_id, template_id, sealed from faces where tenant_id = $1',
+      const faces = await connection.query<{ id: string; external_id: string; sealed: Uint8Array }>(
+        'select id, external_id, sealed from faces where tenant_id = $1',
         [tenantId],
       )
-      for (const { external_id, template_id, sealed } of faces) {
-        const face = { templateId: template_id, externalId: external_id, model: MODEL }
+      for (const { id, external_id, sealed } of faces) {
+        const face = { id, externalId: external_id, model: MODEL }
         const embedding = await open(keys[0], face, new Uint8Array(sealed))
         if (embedding === 'not opened') throw new RangeError('a face of this file does not open')
         embeddings.push(embedding)

@@ -162,10 +162,10 @@ async function readGallery(tenantId: string): Promise<Record<string, unknown>[]>
     external_id: string
     model: string
     vector: string
-    template_id: string
+    id: string
     sealed: string
   }>(
-    `select external_id, model, metadata, quality_score::text, embedding::text as vector, template_id,
+    `select external_id, model, metadata, quality_score::text, embedding::text as vector, id,
       encode(sealed, 'base64') as sealed
     from faces where tenant_id = $1 order by external_id`,
     [tenantId],
@@ -173,8 +173,8 @@ async function readGallery(tenantId: string): Promise<Record<string, unknown>[]>
   if (rows.length === 0) return []
   const [keyring] = await findTemplateKeys(database.connection, masterKeys, tenantId, MODEL)
   return Promise.all(
-    rows.map(async ({ vector, template_id, sealed, ...row }) => {
-      const face = { templateId: template_id, externalId: row.external_id, model: row.model }
+    rows.map(async ({ id, vector, sealed, ...row }) => {
+      const face = { id, externalId: row.external_id, model: row.model }
       const embedding = await open(keyring, face, fromBase64(sealed))
       if (embedding === 'not opened') throw new Error(`the sealed copy of ${row.external_id} does not open`)
       // what a search finds it by
@@ -581,8 +581,12 @@ describe('an import', () => {
     await enrollByApi(tenantId, 'ada', faceOf(0))
     await importCsv(tenantId, [['bob', ...faceOf(1)]])
     const ids = () =>
-      database.connection.query('select id from faces where tenant_id = $1 order by external_id', [tenantId])
-    const before = [await readFaceRows(tenantId), await ids()]
+      database.connection.query<{ id: string; created_at: Date }>(
+        'select id, created_at from faces where tenant_id = $1 order by external_id',
+        [tenantId],
+      )
+    const idsBefore = await ids()
+    const before = [await readFaceRows(tenantId), idsBefore]
     const rows = [
       ['ada', ...faceOf(0, 1)],
       ['bob', ...faceOf(1)],
@@ -602,8 +606,12 @@ describe('an import', () => {
     const { totals } = await importCsv(tenantId, rows, { isReplacing: true })
     expect(totals).toEqual({ read: 3, enrolled: 1, replaced: 1, skipped: 1, rejected: 0 })
     expect(await countUsage(tenantId)).toEqual({ registration: 4 })
-    // the face_id names the place in the gallery
-    expect((await ids()).slice(0, 2)).toEqual(before[1])
+    // another face for who was replaced, enrolled when the first was; the same for who was not
+    const [ada, bob] = await ids()
+    const [adaBefore, bobBefore] = idsBefore
+    expect(ada).toEqual({ id: expect.any(String), created_at: adaBefore?.created_at })
+    expect(ada?.id).not.toBe(adaBefore?.id)
+    expect(bob).toEqual(bobBefore)
     const twin = await makeTenant()
     await importCsv(twin, rows)
     expect(await readGallery(tenantId)).toEqual(await readGallery(twin))

@@ -455,8 +455,8 @@ describe('doctor, of template keys', () => {
       for (const version of versions) {
         const sealed = Buffer.concat([Buffer.from([1, 0, version]), Buffer.alloc(2_076)])
         await keyed.connection.query(
-          `insert into faces (tenant_id, external_id, embedding, template_id, key_version, sealed, model)
-          select $1, 'stray ' || $2 || ' ' || n, l2_normalize(array_fill(1, array[512])::vector), gen_random_uuid(), $2::int, $3, '${MODEL}'
+          `insert into faces (tenant_id, external_id, embedding, key_version, sealed, model)
+          select $1, 'stray ' || $2 || ' ' || n, l2_normalize(array_fill(1, array[512])::vector), $2::int, $3, '${MODEL}'
           from generate_series(1, $2::int) n`,
           [OTHER, version, sealed],
         )
@@ -1238,10 +1238,10 @@ describe('index', () => {
 
 async function insertFaces(tenant: string, faces: number): Promise<void> {
   await database.connection.query(
-    `insert into faces (tenant_id, external_id, embedding, template_id, key_version, sealed, model)
+    `insert into faces (tenant_id, external_id, embedding, key_version, sealed, model)
      select $1, 'person ' || person, l2_normalize(
        (select array_agg(random() - 0.5) from generate_series(1, 512) where person > 0)::vector(512)
-     ), gen_random_uuid(), 1, $3, 'arcface-512@1'
+     ), 1, $3, 'arcface-512@1'
      from generate_series(1, $2::int) as person`,
     [tenant, faces, UNOPENED],
   )

@@ -424,7 +424,6 @@ interface StoredFace {
   external_id: string
   model: string
   embedding: number[]
-  template_id: string
   key_version: number
   sealed: string
 }
@@ -432,7 +431,7 @@ interface StoredFace {
 /** By id; vectors are 512 numbers, which pgvector writes as JSON. */
 async function readFaces(): Promise<StoredFace[]> {
   const rows = await database.connection.query<StoredFace & { vector: string }>(`
-    select tenant_id, id, external_id, model, embedding::text as vector, template_id, key_version, encode(sealed, 'base64') as sealed
+    select tenant_id, id, external_id, model, embedding::text as vector, key_version, encode(sealed, 'base64') as sealed
     from faces order by id`)
   return rows.map(({ vector, ...row }) => ({ ...row, embedding: JSON.parse(vector) }))
 }
@@ -440,10 +439,10 @@ async function readFaces(): Promise<StoredFace[]> {
 /** What is in the sealed copies, each opened as the row's own face with its tenant's own key. */
 async function openAll(faces: StoredFace[]): Promise<unknown[]> {
   const opened: unknown[] = []
-  for (const { tenant_id, template_id, external_id, model, key_version, sealed } of faces) {
+  for (const { tenant_id, id, external_id, model, key_version, sealed } of faces) {
     const [keyring] = await keysOf(tenant_id, model)
     expect(key_version).toBe(keyring.version)
-    const face = { templateId: template_id, externalId: external_id, model }
+    const face = { id, externalId: external_id, model }
     opened.push(await open(keyring, face, fromBase64(sealed)))
   }
   return opened
@@ -504,7 +503,7 @@ describe('faces that were enrolled in clear', () => {
   async function readPlain() {
     const rows = await database.connection.query<{ id: string; vector: string; rest: Record<string, unknown> }>(`
       select id, embedding::text as vector,
-        to_jsonb(f) - array['embedding', 'code', 'template_id', 'key_version', 'sealed'] as rest
+        to_jsonb(f) - array['embedding', 'code', 'key_version', 'sealed'] as rest
       from faces f order by id`)
     return rows.map(({ id, vector, rest }) => ({ id, rest, plain: JSON.parse(vector) as number[] }))
   }
@@ -532,7 +531,6 @@ describe('faces that were enrolled in clear', () => {
     const faces = await readFaces()
     const embeddings = before.map(({ plain }) => toEmbedding(plain))
     expect(await openAll(faces)).toEqual(embeddings)
-    expect(new Set(faces.map(({ template_id }) => template_id)).size).toBe(TOTAL)
     expect(new Set(faces.map(({ sealed }) => sealed)).size).toBe(TOTAL)
 
     // what is stored says nothing of the plain one, and keeps every distance within a gallery
@@ -617,14 +615,12 @@ describe('faces that were enrolled in clear', () => {
       )
     const refused = { code: '23514', message: expect.stringContaining('faces_template_check') }
     await expect(insert('', '')).rejects.toMatchObject(refused)
-    await expect(insert(', template_id, key_version', ', gen_random_uuid(), 1')).rejects.toMatchObject(refused)
-    const whole = ', template_id, key_version, sealed'
+    await expect(insert(', key_version', ', 1')).rejects.toMatchObject(refused)
+    const whole = ', key_version, sealed'
     // under key 2, and its bytes say 1
-    await expect(insert(whole, ', gen_random_uuid(), 2, $2', [UNOPENED])).rejects.toMatchObject(refused)
-    await expect(insert(whole, ', gen_random_uuid(), 1, $2', [UNOPENED.subarray(0, 2_078)])).rejects.toMatchObject(
-      refused,
-    )
-    await insert(whole, ', gen_random_uuid(), 1, $2', [UNOPENED])
+    await expect(insert(whole, ', 2, $2', [UNOPENED])).rejects.toMatchObject(refused)
+    await expect(insert(whole, ', 1, $2', [UNOPENED.subarray(0, 2_078)])).rejects.toMatchObject(refused)
+    await insert(whole, ', 1, $2', [UNOPENED])
   })
 
   it('keep version 7 from being reached while one of them is left', async () => {

@@ -123,8 +123,8 @@ async function createOther(): Promise<void> {
   await insertOthersFaces()
   for (const [index, name] of PEOPLE.entries()) {
     await connection.query(
-      `insert into faces (tenant_id, external_id, embedding, template_id, key_version, sealed, model)
-      values ($1, $2, $3::text::vector, gen_random_uuid(), 1, $4, $5)`,
+      `insert into faces (tenant_id, external_id, embedding, key_version, sealed, model)
+      values ($1, $2, $3::text::vector, 1, $4, $5)`,
       [OTHER, name, JSON.stringify(embeddingOf(index, 0)), UNOPENED, MODEL],
     )
   }
@@ -162,8 +162,8 @@ async function createEvents(): Promise<void> {
 /** Faces made of two directions each; those of all tenants are the same, under the same names. Nobody asks for these. */
 async function insertOthersFaces(): Promise<void> {
   await beside.database.connection.query(
-    `insert into faces (tenant_id, id, external_id, embedding, template_id, key_version, sealed, model, created_at, updated_at)
-     select $1::text::uuid, md5($1::text || n)::uuid, 'bulk-' || n, l2_normalize(a.v + a.v + b.v), gen_random_uuid(), 1, $3, $4,
+    `insert into faces (tenant_id, id, external_id, embedding, key_version, sealed, model, created_at, updated_at)
+     select $1::text::uuid, md5($1::text || n)::uuid, 'bulk-' || n, l2_normalize(a.v + a.v + b.v), 1, $3, $4,
        '2026-01-01', '2026-01-01'
      from generate_series(1, $2::int) n
      join noise.directions a on a.k = n % ${DIRECTIONS}
@@ -184,17 +184,17 @@ async function insertFaces(tenant: string, keyring: Keyring, count: number): Pro
     faces.push({
       n,
       embedding: toVector(template.rotated),
-      template_id: template.templateId,
+      id: template.id,
       sealed: toBase64(template.sealed),
     })
   }
   for (const { database } of [alone, beside]) {
     for (let from = 0; from < faces.length; from += 300) {
       await database.connection.query(
-        `insert into faces (tenant_id, id, external_id, embedding, template_id, key_version, sealed, model, created_at, updated_at)
-        select $1::text::uuid, md5($1::text || n)::uuid, 'bulk-' || n, embedding::vector, template_id, $3, decode(sealed, 'base64'), $4,
+        `insert into faces (tenant_id, id, external_id, embedding, key_version, sealed, model, created_at, updated_at)
+        select $1::text::uuid, id, 'bulk-' || n, embedding::vector, $3, decode(sealed, 'base64'), $4,
           '2026-01-01', '2026-01-01'
-        from jsonb_to_recordset($2::text::jsonb) as f (n integer, embedding text, template_id uuid, sealed text)`,
+        from jsonb_to_recordset($2::text::jsonb) as f (n integer, embedding text, id uuid, sealed text)`,
         [tenant, JSON.stringify(faces.slice(from, from + 300)), keyring.version, MODEL],
       )
     }

@@ -111,10 +111,7 @@ describe('the roles', () => {
   })
 
   it.each([
-    [
-      'faces',
-      ['embedding', 'key_version', 'metadata', 'model', 'quality_score', 'sealed', 'template_id', 'updated_at'],
-    ],
+    ['faces', ['embedding', 'id', 'key_version', 'metadata', 'model', 'quality_score', 'sealed', 'updated_at']],
     ['api_keys', ['expires_at', 'revoked_at']],
     ['tenants', ['settings', 'updated_at']],
   ])('rekko_app changes nothing else in %s: not whose it is, and not who may what', async (table, changeable) => {

@@ -40,10 +40,10 @@ describe.skipIf(!isNative)('the shortlist of a search', () => {
   async function insertTenant(id: string, faces: number): Promise<void> {
     await database.connection.query('insert into tenants (id, name) values ($1, $2)', [id, 'a gallery'])
     await database.connection.query(
-      `insert into faces (tenant_id, external_id, embedding, template_id, key_version, sealed, model)
+      `insert into faces (tenant_id, external_id, embedding, key_version, sealed, model)
        select $1, 'person ' || person, l2_normalize(
          (select array_agg(random() - 0.5) from generate_series(1, 512) where person > 0)::vector(512)
-       ), gen_random_uuid(), 1, $3, 'arcface-512@1'
+       ), 1, $3, 'arcface-512@1'
        from generate_series(1, $2::int) as person`,
       [id, faces, UNOPENED],
     )

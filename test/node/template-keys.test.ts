@@ -130,15 +130,15 @@ async function expectIntact(tenant: TestTenant, faces: number): Promise<void> {
   const keys = await findTemplateKeys(database.connection, masterKeys, tenant.id, MODEL)
   const rows = await database.connection.query<{
     external_id: string
-    template_id: string
+    id: string
     key_version: number
     sealed: Uint8Array
-  }>('select external_id, template_id, key_version, sealed from faces where tenant_id = $1', [tenant.id])
+  }>('select id, external_id, key_version, sealed from faces where tenant_id = $1', [tenant.id])
   expect(rows).toHaveLength(faces)
   for (const row of rows) {
     const keyring = keys.find(({ version }) => version === row.key_version)
     if (!keyring) throw new RangeError('a face is under a key that is not there')
-    const face = { templateId: row.template_id, externalId: row.external_id, model: MODEL }
+    const face = { id: row.id, externalId: row.external_id, model: MODEL }
     const person = Number(row.external_id.slice('person '.length))
     expect(await open(keyring, face, new Uint8Array(row.sealed))).toEqual(embeddingOf(person))
   }

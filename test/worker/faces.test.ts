@@ -64,11 +64,11 @@ describe('POST /v1/faces', () => {
     const plain = embed([...float32])
     const keyring = await openKeyring(tenant)
     const rows = await asAdmin`
-      select external_id, template_id, embedding::text, encode(sealed, 'base64') as sealed, to_jsonb(f)::text as row
+      select id, external_id, embedding::text, encode(sealed, 'base64') as sealed, to_jsonb(f)::text as row
       from faces f where tenant_id = ${tenant.id}`
     expect(rows).toHaveLength(2)
-    for (const { external_id, template_id, embedding: stored, sealed, row } of rows) {
-      const face = { templateId: template_id, externalId: external_id, model: ARCFACE_512.id }
+    for (const { id, external_id, embedding: stored, sealed, row } of rows) {
+      const face = { id, externalId: external_id, model: ARCFACE_512.id }
       expect(await open(keyring, face, fromBase64(sealed))).toEqual(plain)
       const vector = Float32Array.from(JSON.parse(stored))
       expect(vector).toEqual(rotate(rotationOf(keyring, ARCFACE_512.id), plain))
@@ -102,21 +102,21 @@ describe('POST /v1/faces', () => {
 })
 
 describe('PUT /v1/faces/{external_id}', () => {
-  it('enrolls with 201, then replaces with 200 and keeps the face_id', async () => {
+  it('enrolls with 201, then replaces with 200: a face of another id, enrolled when the first was', async () => {
     const tenant = await createTenant()
     const created = await tenant.request('PUT', '/v1/faces/ada', { embedding: axis(0), metadata: { a: 1 } })
     expect(created.status).toBe(201)
     const face = await created.json<{ face_id: string; created_at: string }>()
     const readTemplate = () => asAdmin`
-      select template_id, encode(sealed, 'hex') as sealed from faces where tenant_id = ${tenant.id}`
+      select id, encode(sealed, 'hex') as sealed from faces where tenant_id = ${tenant.id}`
     const [first] = await readTemplate()
 
     const replaced = await tenant.request('PUT', '/v1/faces/ada', { embedding: axis(1), quality_score: 0.5 })
     expect(replaced.status).toBe(200)
-    expect(await replaced.json()).toEqual({ ...face, quality_score: 0.5 })
-    // under another template, so that the sealed copy of before is of no use
     const [second] = await readTemplate()
-    expect(second?.['template_id']).not.toBe(first?.['template_id'])
+    expect(await replaced.json()).toEqual({ ...face, face_id: second?.['id'], quality_score: 0.5 })
+    // so that the sealed copy of before is of no use
+    expect(second?.['id']).not.toBe(first?.['id'])
     expect(second?.['sealed']).not.toBe(first?.['sealed'])
 
     // the new face is the one that counts, and what was not given is gone
@@ -126,6 +126,41 @@ describe('PUT /v1/faces/{external_id}', () => {
     expect(await decide(axis(1))).toMatchObject({ verified: true })
     expect(await (await tenant.request('GET', '/v1/faces/ada')).json()).toMatchObject({ metadata: {} })
     expect(await readUsage(tenant)).toMatchObject({ registrations: 2 })
+  })
+
+  it('of many at once leaves one face, and every answer is one of them', async () => {
+    const tenant = await createTenant()
+    const replace = (n: number) => tenant.request('PUT', '/v1/faces/ada', { embedding: axis(n), metadata: { n } })
+    const answers = await Promise.all(Array.from({ length: 12 }, (_, n) => replace(n)))
+    expect(answers.map(({ status }) => status).sort()).toEqual([...Array(11).fill(200), 201])
+    const faces = await Promise.all(answers.map((answer) => answer.json<{ face_id: string; created_at: string }>()))
+    expect(new Set(faces.map(({ face_id }) => face_id)).size).toBe(12)
+
+    const last = await (await tenant.request('GET', '/v1/faces/ada')).json<{
+      face_id: string
+      metadata: { n: number }
+    }>()
+    expect(faces[last.metadata.n]?.face_id).toBe(last.face_id)
+    // its sealed copy fits it
+    const decision = await tenant.request('POST', '/v1/faces/verify', {
+      external_id: 'ada',
+      embedding: axis(last.metadata.n),
+    })
+    expect(await decision.json()).toMatchObject({ verified: true })
+    expect(await readUsage(tenant)).toMatchObject({ registrations: 12 })
+  })
+
+  it('while the person is verified: each decision is made, of the face before or of the one after', async () => {
+    const tenant = await createTenant()
+    await enroll(tenant, 'ada', axis(0))
+    const answers = await Promise.all(
+      Array.from({ length: 24 }, (_, n) =>
+        n % 3 === 0
+          ? tenant.request('PUT', '/v1/faces/ada', { embedding: axis(0) })
+          : tenant.request('POST', '/v1/faces/verify', { external_id: 'ada', embedding: axis(0) }),
+      ),
+    )
+    expect(answers.map(({ status }) => status)).toEqual(Array(24).fill(200))
   })
 })
 

@@ -949,7 +949,6 @@ const UNKNOWN_FIELDS: [name: string, pointer: string][] = [
   ['face_id', '/face_id'],
   ['created_at', '/created_at'],
   ['threshold', '/threshold'],
-  ['template_id', '/template_id'],
   ['key_version', '/key_version'],
   ['sealed', '/sealed'],
   ['code', '/code'],

@@ -30,7 +30,7 @@ import { open, type SealedFace, seal } from '../../src/face/protection/sealed-co
 const MODEL = 'arcface-512@1'
 const TENANT = 'aaaaaaaa-aaaa-aaaa-aaaa-aaaaaaaaaaaa'
 const RIVAL = 'bbbbbbbb-bbbb-bbbb-bbbb-bbbbbbbbbbbb'
-const FACE: SealedFace = { templateId: 'dddddddd-dddd-dddd-dddd-dddddddddddd', externalId: 'user-42', model: MODEL }
+const FACE: SealedFace = { id: 'dddddddd-dddd-dddd-dddd-dddddddddddd', externalId: 'user-42', model: MODEL }
 
 /** MASTER[1] and TDS of the test vector. */
 const masterSecret = () => Uint8Array.from({ length: 32 }, (_, index) => index)
@@ -320,7 +320,7 @@ describe('a sealed copy', () => {
     relabeled[2] = 2
     expect(await opened({ ...keyring, version: 2 }, FACE, relabeled)).toBe('not opened')
     for (const change of [
-      { templateId: TENANT },
+      { id: TENANT },
       { externalId: 'user-43' },
       { externalId: 'User-42' },
       { externalId: '' },
@@ -508,7 +508,7 @@ describe('the confirmation of a match', () => {
     const { keyring, match } = await enrolled(0)
     const probe = vectorEmbedding
     expect(await confirm(keyring, match, probe, 0.65)).toBe('confirmed')
-    const other = { ...FACE, templateId: RIVAL, externalId: 'user-43' }
+    const other = { ...FACE, id: RIVAL, externalId: 'user-43' }
     const sealedOfOther = await seal(keyring, other, vectorEmbedding)
     expect(await confirm(keyring, { ...match, sealed: sealedOfOther }, probe, 0.65)).toBe('not opened')
     const rival = await keyringOf({ tenantId: RIVAL })
@@ -594,7 +594,7 @@ function associatedOf(tenantId: string, version: number, face: SealedFace): Uint
     utf8ToBytes('rekko/pt1/face\0\u0001'),
     bigEndian(version),
     bare(tenantId),
-    bare(face.templateId),
+    bare(face.id),
     lengthPrefixed(face.externalId),
     lengthPrefixed(face.model),
   )
@@ -636,7 +636,7 @@ describe('a second implementation on @noble', () => {
     externalId,
     model: round % 2 ? MODEL : `other-${round}@é`,
     tenantId: id(),
-    templateId: id(),
+    id: id(),
     version: Math.floor(random() * 65_536),
     masterNumber: Math.floor(random() * 65_536),
     master: bytes(32),

@@ -55,9 +55,9 @@ const ATTACKS: [title: string, attack: (tenant: TestTenant) => Promise<unknown>,
     'not opened',
   ],
   [
-    "the whole template is mallory's, its id too",
+    "the whole template is mallory's, and its key",
     (tenant) => asAdmin`
-      update faces f set embedding = m.embedding, sealed = m.sealed, template_id = m.template_id, key_version = m.key_version
+      update faces f set embedding = m.embedding, sealed = m.sealed, key_version = m.key_version
       from faces m
       where f.tenant_id = ${tenant.id} and f.external_id = 'ada' and m.tenant_id = f.tenant_id and m.external_id = 'mallory'`,
     'not opened',
@@ -115,10 +115,19 @@ describe('a face that was changed in the database', () => {
     expect(await verify(tenant, 'ada', ada)).toMatchObject(TAMPERED)
   })
 
+  it('is not answered under an id that is not its own', async () => {
+    const { tenant, ada } = await arrange()
+    await asAdmin`
+      update faces set id = gen_random_uuid() where tenant_id = ${tenant.id} and external_id = 'ada'`
+    expect(await verify(tenant, 'ada', ada)).toMatchObject(TAMPERED)
+    expect(await search(tenant, ada)).toMatchObject(TAMPERED)
+    expect(await readEvents(tenant)).toMatchObject([{ reason: 'not opened' }, { reason: 'not opened' }])
+  })
+
   it("cannot be a replay of another tenant's row", async () => {
     const [here, there] = [await arrange(), await arrange()]
     await asAdmin`
-      update faces f set embedding = o.embedding, sealed = o.sealed, template_id = o.template_id, id = o.id
+      update faces f set embedding = o.embedding, sealed = o.sealed, id = o.id
       from faces o
       where f.tenant_id = ${here.tenant.id} and f.external_id = 'ada' and o.tenant_id = ${there.tenant.id} and o.external_id = 'ada'`
     // under the rotation of this tenant the vector is nobody's
@@ -161,7 +170,7 @@ describe('a face that was changed in the database', () => {
       await asAdmin`delete from faces where tenant_id = ${tenant.id}`
       await asAdmin`
         alter table faces add constraint faces_template_check check (
-          template_id is not null and key_version is not null and sealed is not null
+          key_version is not null and sealed is not null
           and octet_length(sealed) = 2079 and get_byte(sealed, 0) = 1
           and (get_byte(sealed, 1) << 8 | get_byte(sealed, 2)) = key_version
         )`

@@ -56,8 +56,8 @@ async function readKeyring(tenant: TestTenant, version: number): Promise<Keyring
 async function move(tenant: TestTenant, externalId: string, from: number, to: number): Promise<void> {
   const [old, next] = [await readKeyring(tenant, from), await readKeyring(tenant, to)]
   const [row] = await asAdmin`
-    select template_id, encode(sealed, 'base64') as sealed from faces where tenant_id = ${tenant.id} and external_id = ${externalId}`
-  const face = { templateId: String(row?.['template_id']), externalId, model: MODEL }
+    select id, encode(sealed, 'base64') as sealed from faces where tenant_id = ${tenant.id} and external_id = ${externalId}`
+  const face = { id: String(row?.['id']), externalId, model: MODEL }
   const embedding = await open(old, face, fromBase64(String(row?.['sealed'])))
   if (embedding === 'not opened') throw new Error('the sealed copy does not open')
   const { rotated, sealed } = await underKey(next, face, embedding)
@@ -105,15 +105,18 @@ describe('an isolate', () => {
     expect(countTemplateKeys()).toBe(32)
   })
 
-  it('keeps them for a minute', async () => {
-    const tenant = await createTenant()
+  it('keeps them for a minute, also those that nobody asks for any more', async () => {
+    const [tenant, other] = [await createTenant(), await createTenant()]
     await enroll(tenant, 'ada', axis(0))
+    await enroll(other, 'ada', axis(0))
+    expect(countTemplateKeys()).toBeGreaterThan(1)
     vi.useFakeTimers({ now: Date.now() + 59_000, toFake: ['Date'] })
     try {
       expect(await countRequests(() => verify(tenant, 'ada', axis(0)))).toMatchObject({ requests: 1 })
       vi.setSystemTime(Date.now() + 2_000)
       // the credential is as old as they are
       expect(await countRequests(() => verify(tenant, 'ada', axis(0)))).toMatchObject({ requests: 3 })
+      expect(countTemplateKeys()).toBe(1)
     } finally {
       vi.useRealTimers()
     }

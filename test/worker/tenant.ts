@@ -137,18 +137,18 @@ export async function enrollMany(
         return {
           external_id: externalId,
           embedding: toVector(template.rotated),
-          template_id: template.templateId,
+          id: template.id,
           sealed: toBase64(template.sealed),
         }
       }),
     )
     await asAdmin`
-      insert into faces (tenant_id, external_id, embedding, template_id, key_version, sealed, model)
+      insert into faces (tenant_id, id, external_id, embedding, key_version, sealed, model)
       select
-        ${tenant.id}, n.external_id, n.embedding::vector, n.template_id, ${keyring.version}, decode(n.sealed, 'base64'),
+        ${tenant.id}, n.id, n.external_id, n.embedding::vector, ${keyring.version}, decode(n.sealed, 'base64'),
         ${ARCFACE_512.id}
       from jsonb_to_recordset(${JSON.stringify(faces)}::jsonb)
-        as n (external_id text, embedding text, template_id uuid, sealed text)`
+        as n (id uuid, external_id text, embedding text, sealed text)`
   }
 }
 

@@ -7,8 +7,8 @@ import { concatenate, label, type Octets, prefixed, u16, uuid } from './octets.t
 
 /** What a sealed copy is bound to, beside the tenant and the version of its keyring. */
 export interface SealedFace {
-  /** Canonical uuid, new with every template: a face that is replaced keeps its own id. */
-  templateId: string
+  /** The face's id, a canonical uuid: new with every template. */
+  id: string
   externalId: string
   model: string
 }
@@ -47,13 +47,6 @@ export async function open(keyring: Keyring, face: SealedFace, sealed: Octets): 
   return embedding as Embedding
 }
 
-function toAssociated({ tenantId, version }: Keyring, { templateId, externalId, model }: SealedFace): Octets {
-  return concatenate(
-    BOUND_FORMAT,
-    u16(version),
-    uuid(tenantId),
-    uuid(templateId),
-    prefixed(externalId),
-    prefixed(model),
-  )
+function toAssociated({ tenantId, version }: Keyring, { id, externalId, model }: SealedFace): Octets {
+  return concatenate(BOUND_FORMAT, u16(version), uuid(tenantId), uuid(id), prefixed(externalId), prefixed(model))
 }
