@@ -8,7 +8,7 @@ import { rotate } from '../../src/face/protection/rotation.ts'
 import { open } from '../../src/face/protection/sealed-copy.ts'
 import { underKey } from '../../src/face/protection/template.ts'
 import type { Connection } from './connection.ts'
-import { addTemplateKey, findTemplateKeys, listStoredKeys } from './template-keys.ts'
+import { addTemplateKey, findTemplateKeys, listFaceVersions, listStoredKeys, toNextVersion } from './template-keys.ts'
 import { CommandError, EXIT } from './terminal.ts'
 import { asOwner, asTenant, findSqlState } from './transaction.ts'
 import type { VectorArray } from './vector-array.ts'
@@ -45,7 +45,7 @@ export interface RekeyResult {
 /**
  * Searches and verifications ask under both keys meanwhile, and nothing is written under the old one any more.
  *
- * @throws CommandError when the tenant has no key, or is being re-keyed already
+ * @throws CommandError when the tenant has no key, is being re-keyed already, or has faces under a key that is not live
  */
 export async function rekeyTenant(
   connection: Connection,
@@ -81,7 +81,7 @@ export async function rekeyTenant(
   }
 }
 
-/** Makes the new key, or finds the one of a run before. */
+/** Makes the new key, or finds the one of a run before. Nothing is begun on top of keys that are not those of the faces. */
 async function begin(
   connection: Connection,
   masterKeys: MasterKeys,
@@ -93,12 +93,23 @@ async function begin(
       isLive: wrapped !== null,
     }))
     const live = versions.filter(({ isLive }) => isLive).map(({ version }) => version)
-    const [from, to] = live
-    if (from === undefined) {
+    const [from] = live
+    const to = live.at(-1)
+    if (from === undefined || to === undefined) {
       throw new CommandError('This tenant has no template key: scripts/db.sh template-keys init', EXIT.refused)
     }
-    if (to !== undefined) return { from, to }
-    const next = Math.max(...versions.map(({ version }) => version)) + 1
+    const ofFaces = await listFaceVersions(connection, tenantId)
+    const lost = ofFaces.filter((version) => !live.includes(version))
+    if (lost.length > 0) {
+      throw new CommandError(
+        `This tenant has faces under key ${lost.join(', ')}, and its live keys are ${live.join(', ')}. Nothing was changed. ` +
+          'Bring the missing key back first: scripts/db.sh restore --template-keys FILE',
+        EXIT.refused,
+      )
+    }
+    // the newest is the one to write with; a third is what a restore of older keys left, and another run moves it
+    if (to !== from) return { from, to }
+    const next = toNextVersion([...versions.map(({ version }) => version), ...ofFaces])
     await addTemplateKey(connection, masterKeys, tenantId, next)
     return { from, to: next }
   })

@@ -1,7 +1,7 @@
 // The template keys in the vault, as an administrator works with them: wrapped, and unwrapped with the master keys.
+import { randomInt } from 'node:crypto'
 import type { TemplateKeys } from '../../src/db/template-keys.ts'
 import {
-  FIRST_VERSION,
   toMasterNumber,
   UnwrapError,
   unwrapDataSecret,
@@ -109,26 +109,73 @@ export async function unwrap(
   }
 }
 
+/** Versions under which the tenant has faces, the oldest first. Inside a transaction of the owner. */
+export async function listFaceVersions(connection: Connection, tenantId: string): Promise<number[]> {
+  await connection.query("select set_config('app.current_tenant_id', $1, true)", [tenantId])
+  const rows = await connection.query<{ version: number }>(
+    // null in the middle of the migration that protects them
+    `select distinct key_version as version from faces
+    where tenant_id = $1 and key_version is not null order by key_version`,
+    [tenantId],
+  )
+  await connection.query("select set_config('app.current_tenant_id', '', true)")
+  return rows.map(({ version }) => version)
+}
+
+/** Two bytes of a sealed copy say the version. */
+const MAX_VERSION = 65_535
+
+/**
+ * The version behind all that are known of a tenant, at least one.
+ *
+ * @throws CommandError when two bytes cannot hold it
+ */
+export function toNextVersion(known: readonly number[]): number {
+  const next = Math.max(...known) + 1
+  if (next > MAX_VERSION) throw new CommandError('This tenant has no version left for another key.', EXIT.refused)
+  return next
+}
+
+/** Keys that were counted up from a tenant's first stay below: a rekey a day takes eight months to get here. */
+const CHOSEN_FROM = 256
+const CHOSEN_BELOW = 2 ** 15
+
+/**
+ * For a tenant of which the vault knows nothing: it may have been lost, and an instance of the Worker may remember a key
+ * of any version for a minute. Under the same version it would write faces that the new key does not open.
+ */
+function chooseVersion(): number {
+  return randomInt(CHOSEN_FROM, CHOSEN_BELOW)
+}
+
 /** Whether an error says that the tenant was re-keyed since its keys were read. */
 export function isKeyChange(error: unknown): boolean {
   return findSqlState(error) === KEYS_CHANGED
 }
 
 /**
- * Gives every tenant that has no key its first one, or its next.
+ * Gives every tenant that has no key one of a version that it never had.
  *
+ * @param choose the version of a tenant of which the vault knows nothing
  * @returns the ids of those tenants
  */
-export function initTemplateKeys(connection: Connection, masterKeys: MasterKeys): Promise<string[]> {
+export function initTemplateKeys(
+  connection: Connection,
+  masterKeys: MasterKeys,
+  choose: () => number = chooseVersion,
+): Promise<string[]> {
   return asOwner(connection, async () => {
-    const tenants = await connection.query<{ id: string; version: number }>(`
-      select t.id, coalesce((select max(k.version) from vault.template_keys k where k.tenant_id = t.id) + 1, ${FIRST_VERSION})
-        as version
+    const tenants = await connection.query<{ id: string; versions: number[] }>(`
+      select t.id, array(select k.version from vault.template_keys k where k.tenant_id = t.id) as versions
       from tenants t
       where t.erasure_requested_at is null
         and not exists (select from vault.template_keys k where k.tenant_id = t.id and k.destroyed_at is null)
       order by t.id`)
-    for (const { id, version } of tenants) await addTemplateKey(connection, masterKeys, id, version)
+    for (const { id, versions } of tenants) {
+      const ofFaces = await listFaceVersions(connection, id)
+      const least = versions.length > 0 ? toNextVersion(versions) : choose()
+      await addTemplateKey(connection, masterKeys, id, toNextVersion([...ofFaces, least - 1]))
+    }
     return tenants.map(({ id }) => id)
   })
 }

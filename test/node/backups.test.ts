@@ -44,7 +44,12 @@ import { copyVault, fillVault } from '../../scripts/database/vault.ts'
 import { toVectorTexts } from '../../scripts/database/vector-array.ts'
 import { generateGallery } from '../../scripts/gallery.ts'
 import { type Embedding, isFault, toEmbedding } from '../../src/face/embedding.ts'
-import { unwrapDataSecret, wrapDataSecret, wrapNewDataSecret } from '../../src/face/protection/data-secret.ts'
+import {
+  FIRST_VERSION,
+  unwrapDataSecret,
+  wrapDataSecret,
+  wrapNewDataSecret,
+} from '../../src/face/protection/data-secret.ts'
 import { type MasterKeys, toMasterKeys } from '../../src/face/protection/master-keys.ts'
 import type { Octets } from '../../src/face/protection/octets.ts'
 import { open } from '../../src/face/protection/sealed-copy.ts'
@@ -78,7 +83,7 @@ beforeAll(async () => {
     insert into tenants (id, name) values ('${ACME}', 'acme'), ('${RIVAL}', 'rival');
     insert into api_keys (tenant_id, name, hash, prefix, scopes)
       values ('${ACME}', 'key', sha256('key'), 'rk_test_', '{verify}')`)
-  await initTemplateKeys(database.connection, masterKeys)
+  await initTemplateKeys(database.connection, masterKeys, () => FIRST_VERSION)
   await enroll(database.connection, ACME, 1, 200)
   await enroll(database.connection, RIVAL, 201, 300)
   await database.connection.execute(`
@@ -759,7 +764,7 @@ describe('what a dump holds of faces', () => {
     const { connection } = source
     await migrate(connection)
     await connection.query("insert into tenants (id, name) values ($1, 'acme')", [ACME])
-    await initTemplateKeys(connection, masterKeys)
+    await initTemplateKeys(connection, masterKeys, () => FIRST_VERSION)
     await enroll(connection, ACME, 1, 100)
     const plan = { name: 'seeded', faces: 100, verifications: 50, identifications: 20 }
     const secrets = { pepper: 'a pepper of this file, not a secret', masterKeys }
@@ -983,7 +988,7 @@ describe('filling a vault from a file', () => {
       "insert into tenants (id, name) select t, 'a tenant' from unnest(string_to_array($1, ' ')::uuid[]) as t",
       [`${TENANT} ${OTHER} ${ERASING}`],
     )
-    await initTemplateKeys(copy.connection, masterKeys)
+    await initTemplateKeys(copy.connection, masterKeys, () => FIRST_VERSION)
     await enroll(copy.connection, TENANT, 1, 20)
     await enroll(copy.connection, OTHER, 1, 2)
     await enroll(copy.connection, ERASING, 1, 2)
@@ -1191,7 +1196,7 @@ describe('the keys of the embedded database', () => {
     await bootstrap(connection, DEVELOPMENT_PASSWORDS)
     await migrate(connection)
     await connection.query("insert into tenants (id, name) values ($1, 'acme')", [ACME])
-    await initTemplateKeys(connection, masterKeys)
+    await initTemplateKeys(connection, masterKeys, () => FIRST_VERSION)
     await enroll(connection, ACME, 1, 3)
     await embedded.close()
 
@@ -1266,7 +1271,7 @@ describe('drill', () => {
   it('fails where a face of a tenant does not open, and leaves nothing behind', async (context) => {
     native(context)
     await database.connection.execute(`insert into tenants (id, name) values ('${SMALL}', 'small')`)
-    await initTemplateKeys(database.connection, masterKeys)
+    await initTemplateKeys(database.connection, masterKeys, () => FIRST_VERSION)
     await enroll(database.connection, SMALL, 301, 301)
     try {
       // of three tenants, each has faces among a hundred

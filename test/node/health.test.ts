@@ -39,7 +39,7 @@ import { fillVault } from '../../scripts/database/vault.ts'
 import { toVectorTexts } from '../../scripts/database/vector-array.ts'
 import { generateGallery } from '../../scripts/gallery.ts'
 import { isFault, toEmbedding } from '../../src/face/embedding.ts'
-import { unwrapDataSecret, wrapDataSecret } from '../../src/face/protection/data-secret.ts'
+import { FIRST_VERSION, unwrapDataSecret, wrapDataSecret } from '../../src/face/protection/data-secret.ts'
 import { toMasterKeys } from '../../src/face/protection/master-keys.ts'
 import { createDatabase, type FreshDatabase, needsNative, UNOPENED } from './database.ts'
 import { masterKeys } from './tenant-door.ts'
@@ -64,7 +64,7 @@ beforeAll(async () => {
     ...[TENANT, 'a gallery'],
     ...[RIVAL, 'a rival'],
   ])
-  await initTemplateKeys(database.connection, masterKeys)
+  await initTemplateKeys(database.connection, masterKeys, () => FIRST_VERSION)
 })
 
 afterAll(async () => {
@@ -305,7 +305,7 @@ describe('doctor, of template keys', () => {
     here = keyed.isNative ? toTarget(keyed.url, undefined) : { kind: 'embedded', folder: 'memory' }
     await migrate(keyed.connection)
     await keyed.connection.query("insert into tenants (id, name) values ($1, 'keyed'), ($2, 'other')", [KEYED, OTHER])
-    await initTemplateKeys(keyed.connection, masterKeys)
+    await initTemplateKeys(keyed.connection, masterKeys, () => FIRST_VERSION)
     await enroll(KEYED, 4)
     await enroll(OTHER, 2)
   })

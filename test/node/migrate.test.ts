@@ -554,7 +554,12 @@ describe('faces that were enrolled in clear', () => {
       `select tenant_id, version, octet_length(wrapped) as bytes, destroyed_at from vault.template_keys order by tenant_id`,
     )
     expect(keys).toEqual(
-      [ACME, RIVAL, EMPTY].map((tenant) => ({ tenant_id: tenant, version: 1, bytes: 63, destroyed_at: null })),
+      [ACME, RIVAL, EMPTY].map((tenant) => ({
+        tenant_id: tenant,
+        version: expect.any(Number),
+        bytes: 63,
+        destroyed_at: null,
+      })),
     )
     const [[acme], [rival]] = [await keysOf(ACME, 'arcface-512@1'), await keysOf(RIVAL, 'arcface-512@1')]
     expect(acme.rotations.get('arcface-512@1')?.signs).not.toEqual(rival.rotations.get('arcface-512@1')?.signs)

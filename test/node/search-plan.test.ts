@@ -9,6 +9,7 @@ import { findTemplateKeys, initTemplateKeys } from '../../scripts/database/templ
 import { identifyFace } from '../../src/db/identifications.ts'
 import type { TemplateKeys } from '../../src/db/template-keys.ts'
 import { DIMENSIONS, type Embedding, isFault, toEmbedding } from '../../src/face/embedding.ts'
+import { FIRST_VERSION } from '../../src/face/protection/data-secret.ts'
 import { createDatabase, type FreshDatabase, UNOPENED } from './database.ts'
 import { masterKeys, openDoor } from './tenant-door.ts'
 
@@ -51,7 +52,7 @@ describe.skipIf(!isNative)('the shortlist of a search', () => {
 
   /** Made with the first look at a tenant. */
   async function readKeys(tenantId: string): Promise<TemplateKeys> {
-    await initTemplateKeys(database.connection, masterKeys)
+    await initTemplateKeys(database.connection, masterKeys, () => FIRST_VERSION)
     return findTemplateKeys(database.connection, masterKeys, tenantId, MODEL)
   }
 

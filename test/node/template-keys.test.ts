@@ -26,10 +26,12 @@ import { startEndpoint } from '../../scripts/neon-endpoint/server.ts'
 import { createApiKey, createTenant } from '../../scripts/provision.ts'
 import { app } from '../../src/app.ts'
 import { SCOPES } from '../../src/auth/api-key.ts'
+import { forgetTemplateKeys } from '../../src/db/template-keys.ts'
 import { type Embedding, isFault, toEmbedding } from '../../src/face/embedding.ts'
 import { toMasterNumber } from '../../src/face/protection/data-secret.ts'
 import { parseMasterKeys, toMasterKeys } from '../../src/face/protection/master-keys.ts'
 import { open } from '../../src/face/protection/sealed-copy.ts'
+import { toSettings } from '../../src/settings.ts'
 import { createDatabase, type FreshDatabase, needsNative } from './database.ts'
 import { runCommand } from './run-command.ts'
 import { masterKeys } from './tenant-door.ts'
@@ -336,6 +338,37 @@ describe('re-keying', () => {
     ])
   })
 
+  it('is not begun while faces are under a key that is not live', async (context) => {
+    native(context)
+    const tenant = await makeTenant(3)
+    const { connection } = database
+    const before = await asOwner(connection, () => listStoredKeys(connection, tenant.id))
+    await db('template-keys', 'rekey', tenant.id)
+    const after = await asOwner(connection, () => listStoredKeys(connection, tenant.id))
+    const setVault = async (keys: typeof before) => {
+      await connection.query('delete from vault.template_keys where tenant_id = $1', [tenant.id])
+      for (const { version, wrapped, destroyedAt } of keys) {
+        await connection.query(
+          'insert into vault.template_keys (tenant_id, version, wrapped, destroyed_at) values ($1, $2, $3, $4)',
+          [tenant.id, version, wrapped && Buffer.from(wrapped), destroyedAt],
+        )
+      }
+    }
+    // an old copy of the vault: the key of the faces is not in it
+    await setVault(before)
+    expect(await db('template-keys', 'rekey', tenant.id)).toMatchObject({
+      code: EXIT.refused,
+      stderr: expect.stringMatching(
+        /has faces under key 2, and its live keys are 1\. Nothing was changed\..*--template-keys/,
+      ),
+    })
+    expect(await listStates(tenant.id)).toEqual([[1, true]])
+    expect(await readVersions(connection, tenant.id)).toEqual({ 2: 3 })
+    await setVault(after)
+    expect(await db('template-keys', 'rekey', tenant.id)).toMatchObject({ code: EXIT.ok })
+    await expectIntact(tenant, 3)
+  })
+
   it('makes an import read the keys again, and loses none of its rows', async (context) => {
     native(context)
     const tenant = await makeTenant(5)
@@ -435,7 +468,9 @@ describe('a tenant without a key', () => {
     expect(given).toContain(made?.id)
     expect(given).not.toContain(erasing?.id)
     expect(given).not.toContain(withKey)
-    expect(await listStates(String(made?.id))).toEqual([[1, true]])
+    // of a version that no tenant has come to by counting
+    expect(await listStates(String(made?.id))).toEqual([[expect.any(Number), true]])
+    expect((await listStates(String(made?.id)))[0]?.[0]).toBeGreaterThan(255)
     expect(await initTemplateKeys(connection, masterKeys)).toEqual([])
   })
 
@@ -482,6 +517,31 @@ describe('a tenant without a key', () => {
       [tenant.id, kept?.wrapped],
     )
     await expectFound(tenant, 1)
+  })
+
+  it('is given one of another version than it ever had, also when the vault knows nothing of it any more', async (context) => {
+    native(context)
+    const tenant = await makeTenant(1)
+    const { connection } = database
+    // this isolate remembers the key for a minute
+    await expectFound(tenant, 0)
+    await connection.query('delete from vault.template_keys where tenant_id = $1', [tenant.id])
+    expect(await db('template-keys', 'shred', tenant.id, '--yes')).toMatchObject({ code: EXIT.ok })
+    expect(await db('template-keys', 'init')).toMatchObject({ code: EXIT.ok })
+    const face = { external_id: nameOf(7), embedding: [...embeddingOf(7)] }
+    expect(await tenant.ask('POST', '/v1/faces', face)).toMatchObject({ status: 201 })
+    // as another isolate, which remembers nothing
+    forgetTemplateKeys({ id: tenant.id, environment: 'test', settings: toSettings({}) })
+    await expectFound(tenant, 7)
+  })
+
+  it('is given one above that of its faces, which another key must not pass for', async () => {
+    const { connection } = database
+    const tenant = await makeTenant(2)
+    await connection.query('delete from vault.template_keys where tenant_id = $1', [tenant.id])
+    await initTemplateKeys(connection, masterKeys, () => 1)
+    expect(await listStates(tenant.id)).toEqual([[2, true]])
+    await connection.query('delete from faces where tenant_id = $1', [tenant.id])
   })
 
   it('is one whose erasure was asked for: its keys go first', async () => {
