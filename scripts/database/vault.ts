@@ -4,7 +4,7 @@ import { toBase64 } from '../../src/face/protection/octets.ts'
 import { list } from './backup.ts'
 import type { Connection } from './connection.ts'
 import { findUnopened, holdTheSame, isLive, type LiveTemplateKey, listMasterNumbers } from './open-templates.ts'
-import { listStoredKeys, type StoredTemplateKey } from './template-keys.ts'
+import { listFaceVersions, listStoredKeys, type StoredTemplateKey } from './template-keys.ts'
 import { CommandError, EXIT, toCount } from './terminal.ts'
 import { asOwner } from './transaction.ts'
 
@@ -58,11 +58,19 @@ export interface FilledVault {
   erasing: number
   /** Tenants of the file that are not in the database: left out. */
   unknownTenants: number
+  /** Keys that would make faces unreadable. Their tenants are left as they were, and all others are not. */
+  refused: RefusedKey[]
+}
+
+export interface RefusedKey {
+  tenantId: string
+  version: number
+  /** differs: the database has another key of this version; in use: destroyed in the file, and faces are under it */
+  reason: 'differs' | 'in use'
 }
 
 interface Plan extends Omit<FilledVault, 'restored' | 'marked' | 'unknownTenants'> {
   missing: StoredTemplateKey[]
-  conflicts: StoredTemplateKey[]
   unknownTenants: Set<string>
 }
 
@@ -71,8 +79,7 @@ interface Plan extends Omit<FilledVault, 'restored' | 'marked' | 'unknownTenants
  *
  * @param masterKeys null when they are not known, and nothing can be tried
  * @param isDryRun says what it would do
- * @throws CommandError when a key differs from the one that is there, or the master keys do not open one that is to be
- *   put in; nothing was changed then
+ * @throws CommandError when the master keys do not open a key that is to be put in; nothing was changed then
  */
 export function fillVault(
   connection: Connection,
@@ -88,11 +95,10 @@ export function fillVault(
       await connection.execute('lock table vault.template_keys in share row exclusive mode')
     }
     const plan = await makePlan(connection, keys, masterKeys)
-    requireNoConflict(plan.conflicts, masterKeys)
     const live = plan.missing.filter(isLive)
     if (masterKeys) await requireOpening(masterKeys, live)
     if (!isDryRun) await insert(connection, plan.missing)
-    const { missing, conflicts: _, unknownTenants, ...counts } = plan
+    const { missing, unknownTenants, ...counts } = plan
     return {
       ...counts,
       restored: live.length,
@@ -126,7 +132,7 @@ async function makePlan(
     ((await isThere(connection)) ? await listStoredKeys(connection, null) : []).map((key) => [nameOf(key), key]),
   )
   const plan: Plan = {
-    ...{ missing: [], conflicts: [], unknownTenants: new Set() },
+    ...{ missing: [], refused: [], unknownTenants: new Set() },
     ...{ identical: 0, destroyed: 0, outlived: 0, erasing: 0 },
   }
   for (const key of keys) {
@@ -138,12 +144,18 @@ async function makePlan(
     else if (!isLive(known)) plan[isLive(key) ? 'destroyed' : 'identical']++
     else if (!isLive(key)) plan.outlived++
     else if (await isSame(masterKeys, key, known)) plan.identical++
-    else plan.conflicts.push(key)
+    else plan.refused.push({ tenantId: key.tenantId, version: key.version, reason: 'differs' })
   }
+  for (const { tenantId, version } of plan.missing.filter((key) => !isLive(key))) {
+    const ofFaces = await listFaceVersions(connection, tenantId)
+    if (ofFaces.includes(version)) plan.refused.push({ tenantId, version, reason: 'in use' })
+  }
+  const left = new Set(plan.refused.map(({ tenantId }) => tenantId))
+  plan.missing = plan.missing.filter(({ tenantId }) => !left.has(tenantId))
   return plan
 }
 
-function nameOf({ tenantId, version }: StoredTemplateKey): string {
+function nameOf({ tenantId, version }: Pick<StoredTemplateKey, 'tenantId' | 'version'>): string {
   return `key ${version} of tenant ${tenantId}`
 }
 
@@ -152,14 +164,32 @@ async function isSame(masterKeys: MasterKeys | null, a: LiveTemplateKey, b: Live
   return masterKeys !== null && holdTheSame(masterKeys, a, b)
 }
 
-function requireNoConflict(conflicts: readonly StoredTemplateKey[], masterKeys: MasterKeys | null): void {
-  if (conflicts.length === 0) return
-  const advice = masterKeys
-    ? 'The database has other keys of these versions. If `template-keys init` made them after a restore, no face opens with them: see docs/keys.md.'
-    : 'If `template-keys rotate-master` has wrapped them anew since, set TEMPLATE_MASTER_KEYS, so that they can be compared.'
+/**
+ * After a vault was filled.
+ *
+ * @throws CommandError when a tenant was left out
+ */
+export function requireNoneRefused({ refused }: FilledVault, masterKeys: MasterKeys | null): void {
+  if (refused.length === 0) return
+  const differing = refused.filter(({ reason }) => reason === 'differs')
+  const inUse = refused.filter(({ reason }) => reason === 'in use')
+  const words: string[] = []
+  if (differing.length > 0) {
+    words.push(
+      `${toCount(differing.length, 'key')} of the file differ from those of the database.\n${list(differing.map(nameOf))}`,
+      masterKeys
+        ? 'The database has other keys of these versions. If `template-keys init` made them after a restore, no face opens with them: see docs/keys.md.'
+        : 'If `template-keys rotate-master` has wrapped them anew since, set TEMPLATE_MASTER_KEYS, so that they can be compared.',
+    )
+  }
+  if (inUse.length > 0) {
+    words.push(
+      `${toCount(inUse.length, 'key')} destroyed in the file, and the database has faces under them.\n${list(inUse.map(nameOf))}`,
+      'The file is newer than the faces. Restore the file of their time; if nobody is to read them any more, shred the tenant first.',
+    )
+  }
   throw new CommandError(
-    `${toCount(conflicts.length, 'key')} of the file differ from those of the database. Nothing was changed.\n` +
-      `${list(conflicts.map(nameOf))}\n${advice}`,
+    `${words.join('\n')}\nOf these tenants nothing was changed; those of all others were restored.`,
     EXIT.refused,
   )
 }

@@ -40,7 +40,7 @@ import {
 import { readTemplateKeys, writeTemplateKeys } from '../../scripts/database/template-keys-file.ts'
 import { EXIT, Terminal } from '../../scripts/database/terminal.ts'
 import { asOwner, asTenant } from '../../scripts/database/transaction.ts'
-import { copyVault, fillVault } from '../../scripts/database/vault.ts'
+import { copyVault, fillVault, type RefusedKey, requireNoneRefused } from '../../scripts/database/vault.ts'
 import { toVectorTexts } from '../../scripts/database/vector-array.ts'
 import { generateGallery } from '../../scripts/gallery.ts'
 import { type Embedding, isFault, toEmbedding } from '../../src/face/embedding.ts'
@@ -977,7 +977,10 @@ describe('filling a vault from a file', () => {
   const OTHER = '00000000-0000-4000-8000-0000000000a2'
   const ERASING = '00000000-0000-4000-8000-0000000000a3'
   const STRANGER = '00000000-0000-4000-8000-0000000000a4'
-  const NOTHING = { restored: 0, marked: 0, identical: 0, destroyed: 0, outlived: 0, erasing: 0, unknownTenants: 0 }
+  const NOTHING = {
+    ...{ restored: 0, marked: 0, identical: 0, destroyed: 0, outlived: 0, erasing: 0, unknownTenants: 0 },
+    refused: [] as RefusedKey[],
+  }
   let copy: FreshDatabase
   let keys: StoredTemplateKey[]
 
@@ -1055,11 +1058,34 @@ describe('filling a vault from a file', () => {
     // destroyed in both is the same, and a mark keeps its version from being given out again
     expect(await fill([{ ...keyOf(TENANT), ...destroyed }])).toEqual({ ...NOTHING, identical: 1 })
     await emptyVault()
-    expect(await fill([{ ...keyOf(TENANT), ...destroyed }])).toEqual({ ...NOTHING, marked: 1 })
-    expect(await readVault(copy.connection)).toEqual([{ ...keyOf(TENANT), ...destroyed }])
-    expect(await fill(keys)).toEqual({ ...NOTHING, restored: 1, destroyed: 1, erasing: 1 })
+    const later = { ...keyOf(TENANT), version: 2, ...destroyed }
+    expect(await fill([later])).toEqual({ ...NOTHING, marked: 1 })
+    expect(await readVault(copy.connection)).toEqual([later])
+    const live = { ...later, wrapped: keyOf(TENANT).wrapped, destroyedAt: null }
+    expect(await fill([live, ...keys])).toEqual({ ...NOTHING, restored: 2, destroyed: 1, erasing: 1 })
     await emptyVault()
     await fill(keys)
+  })
+
+  it('refuses for a tenant the mark of a destroyed key that its faces are under, and restores the others', async () => {
+    await emptyVault()
+    const mark = { ...keyOf(TENANT), ...destroyed }
+    const next = { ...keyOf(TENANT), version: 2, ...destroyed }
+    for (const isDryRun of [true, false]) {
+      const filled = await fill([mark, next, keyOf(OTHER)], masterKeys, isDryRun)
+      expect(filled).toEqual({
+        ...NOTHING,
+        restored: 1,
+        refused: [{ tenantId: TENANT, version: 1, reason: 'in use' }],
+      })
+      expect(() => requireNoneRefused(filled, masterKeys)).toThrow(
+        RegExp(`^1 key destroyed in the file, and the database has faces.*\\n {2}key 1 of tenant ${TENANT}\\n`),
+      )
+    }
+    expect(await readVault(copy.connection)).toEqual([keyOf(OTHER)])
+    // the file of their time opens them still
+    await fill(keys)
+    expect(await openFaces()).toEqual({ opened: 22, failed: [] })
   })
 
   it('leaves live what only the file says is destroyed', async () => {
@@ -1073,16 +1099,21 @@ describe('filling a vault from a file', () => {
     expect(await readVault(copy.connection)).toEqual([keyOf(TENANT), keyOf(OTHER)])
   })
 
-  it('refuses a key that differs from the one that is there, and changes nothing', async () => {
+  it('refuses for a tenant a key that differs from the one that is there, and restores the others', async () => {
     const wrapped = await wrapNewDataSecret(masterKeys, { tenantId: TENANT, version: 1 })
     const before = await readVault(copy.connection)
     for (const masters of [masterKeys, null]) {
       await copy.connection.query('delete from vault.template_keys where tenant_id = $1', [OTHER])
-      const failure = await fill([keyOf(OTHER), { ...keyOf(TENANT), wrapped }], masters).catch((error) => error)
-      expect(failure).toMatchObject({ exitCode: EXIT.refused })
-      expect(String(failure)).toMatch(RegExp(`1 key of the file differ.*\n {2}key 1 of tenant ${TENANT}\n`))
-      expect(await readVault(copy.connection)).toEqual([keyOf(TENANT)])
-      await fill(keys)
+      const next = { ...keyOf(TENANT), version: 2, ...destroyed }
+      const filled = await fill([keyOf(OTHER), { ...keyOf(TENANT), wrapped }, next], masters)
+      expect(filled).toEqual({
+        ...NOTHING,
+        restored: 1,
+        refused: [{ tenantId: TENANT, version: 1, reason: 'differs' }],
+      })
+      expect(() => requireNoneRefused(filled, masters)).toThrow(
+        RegExp(`^1 key of the file differ.*\n {2}key 1 of tenant ${TENANT}\n`),
+      )
     }
     expect(await readVault(copy.connection)).toEqual(before)
   })
@@ -1094,7 +1125,8 @@ describe('filling a vault from a file', () => {
     const both = await toMasterKeys(numbers)
     const wrapped = await wrapDataSecret(both, 2, { tenantId: TENANT, version: 1 }, secret)
     expect(await fill([{ ...keyOf(TENANT), wrapped }], both)).toEqual({ ...NOTHING, identical: 1 })
-    await expect(fill([{ ...keyOf(TENANT), wrapped }], null)).rejects.toThrow(/rotate-master.*set TEMPLATE_MASTER_KEYS/)
+    const untold = await fill([{ ...keyOf(TENANT), wrapped }], null)
+    expect(() => requireNoneRefused(untold, null)).toThrow(/rotate-master.*set TEMPLATE_MASTER_KEYS/)
     expect(await readVault(copy.connection)).toEqual([keyOf(TENANT), keyOf(OTHER)])
   })
 

@@ -19,7 +19,7 @@ import { restoreBackup } from '../restore.ts'
 import { describeTarget, type NativeTarget, requireDirect, requireNative, withConnection } from '../target.ts'
 import { readTemplateKeys, writeTemplateKeys } from '../template-keys-file.ts'
 import { CommandError, EXIT, type Terminal } from '../terminal.ts'
-import { copyVault, fillVault } from '../vault.ts'
+import { copyVault, type FilledVault, fillVault, requireNoneRefused } from '../vault.ts'
 import { dumpKeys, OPENED_FACES, requireOpened, restoreKeys, toOpened } from './key-backups.ts'
 import { readPasswords } from './migrations.ts'
 
@@ -227,12 +227,14 @@ async function tryKeys(
   terminal: Terminal,
 ): Promise<OpenedTemplates | null> {
   const keys = await readTemplateKeys(file)
+  let filled: FilledVault | undefined
   const opened = await withConnection(target, async (connection) => {
-    await fillVault(connection, keys, masterKeys)
+    filled = await fillVault(connection, keys, masterKeys)
     return masterKeys && openRandomTemplates(connection, masterKeys, OPENED_FACES)
   })
   if (opened) requireOpened(opened, terminal, 'If a tenant was re-keyed or erased meanwhile, drill again.')
   else terminal.warn('TEMPLATE_MASTER_KEYS is not set here: the keys came back, and whether faces open was not tried')
+  if (filled) requireNoneRefused(filled, masterKeys)
   return opened
 }
 

@@ -6,7 +6,7 @@ import { isLive, type OpenedTemplates, openRandomTemplates } from '../open-templ
 import { describeTarget, requireDirect, withConnection } from '../target.ts'
 import { readTemplateKeys, writeTemplateKeys } from '../template-keys-file.ts'
 import { CommandError, EXIT, type Terminal, toCount } from '../terminal.ts'
-import { copyVault, type FilledVault, fillVault } from '../vault.ts'
+import { copyVault, type FilledVault, fillVault, requireNoneRefused } from '../vault.ts'
 import { requireExisting } from './health.ts'
 
 /** What a restore and a drill open: where one face in a hundred is wrong, two runs of three notice. */
@@ -55,6 +55,7 @@ export async function restoreKeys(context: Context, file: string): Promise<void>
   terminal.result({ file, restored: !isDryRun, keys: toCounts(filled), faces: opened && toOpened(opened) }, [
     `${isDryRun ? 'would restore' : 'restored'} ${toCount(filled.restored, 'key')} into ${describeTarget(target)}`,
   ])
+  requireNoneRefused(filled, masterKeys)
   if (opened) requireOpened(opened, terminal)
 }
 
@@ -74,8 +75,8 @@ function explainFilling({ identical, destroyed, outlived, erasing, unknownTenant
   }
 }
 
-function toCounts({ unknownTenants, ...counts }: FilledVault) {
-  return { ...counts, unknown_tenants: unknownTenants }
+function toCounts({ unknownTenants, refused, ...counts }: FilledVault) {
+  return { ...counts, unknown_tenants: unknownTenants, refused: refused.length }
 }
 
 export function toOpened({ opened, failed }: OpenedTemplates) {
