@@ -94,4 +94,4 @@ drop function template_key_lock(uuid, integer);
 drop function require_template_keys(integer[]);
 drop function list_template_keys();
 drop function create_vault();
-drop schema vault cascade;
+drop schema if exists vault cascade;

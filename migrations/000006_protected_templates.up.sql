@@ -218,8 +218,11 @@ begin
   update public.tenants t set is_active = false, erasure_requested_at = transaction_timestamp(), updated_at = transaction_timestamp()
   where t.id = tenant and t.erasure_requested_at is null;
   if found then
-    update vault.template_keys k set wrapped = null, destroyed_at = transaction_timestamp()
-    where k.tenant_id = tenant and k.destroyed_at is null;
+    -- a vault that was lost has no key to destroy, and is no reason to keep anybody
+    if to_regclass('vault.template_keys') is not null then
+      update vault.template_keys k set wrapped = null, destroyed_at = transaction_timestamp()
+      where k.tenant_id = tenant and k.destroyed_at is null;
+    end if;
     insert into public.operator_events (action, target) values ('tenant.erasure_requested', tenant);
   end if;
   return exists (select from public.tenants t where t.id = tenant);
@@ -235,8 +238,8 @@ declare
   tenant_tables constant regclass[] := array[
     'public.integrity_events', 'public.verifications', 'public.identifications', 'public.faces', 'public.face_counts',
     'public.usage_events', 'public.usage_records', 'public.api_keys', 'public.token_issuer_tenants',
-    'public.admin_events', 'vault.template_keys'
-  ];
+    'public.admin_events'
+  ]::regclass[] || array_remove(array[to_regclass('vault.template_keys')], null); -- the vault may have been lost
   tenant_table regclass;
   affected integer;
   erased integer := 0;

@@ -165,6 +165,7 @@ export function initTemplateKeys(
   choose: () => number = chooseVersion,
 ): Promise<string[]> {
   return asOwner(connection, async () => {
+    await connection.query('select create_vault()')
     const tenants = await connection.query<{ id: string; versions: number[] }>(`
       select t.id, array(select k.version from vault.template_keys k where k.tenant_id = t.id) as versions
       from tenants t
@@ -231,6 +232,7 @@ export async function rewrapTemplateKey(
  */
 export function destroyTemplateKeys(connection: Connection, tenantId: string): Promise<number> {
   return asOwner(connection, async () => {
+    await connection.query('select create_vault()')
     // whoever is writing a face under one of them finishes before
     const destroyed = await connection.query(
       `with locked as materialized (

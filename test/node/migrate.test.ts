@@ -9,7 +9,7 @@ import { bootstrap } from '../../scripts/database/bootstrap.ts'
 import { DEVELOPMENT_PASSWORDS } from '../../scripts/database/development.ts'
 import { findVersion, forceVersion, listMigrations, MIGRATIONS, migrate } from '../../scripts/database/migrate.ts'
 import { PROTECTING_VERSION, type Protection } from '../../scripts/database/protection.ts'
-import { findTemplateKeys } from '../../scripts/database/template-keys.ts'
+import { destroyTemplateKeys, findTemplateKeys, initTemplateKeys } from '../../scripts/database/template-keys.ts'
 import { CommandError } from '../../scripts/database/terminal.ts'
 import { SCHEMA_VERSION } from '../../src/db/readiness.ts'
 import { toEmbedding } from '../../src/face/embedding.ts'
@@ -457,6 +457,47 @@ function keysOf(tenant: string, model: string): ReturnType<typeof findTemplateKe
   known.set(name, keys)
   return keys
 }
+
+describe('a vault that was lost', () => {
+  beforeEach(async () => {
+    await migrate(database.connection, 0)
+    await migrate(database.connection)
+  })
+
+  it('keeps no tenant from being erased, and no version from being left', async () => {
+    const { connection } = database
+    const id = '00000000-0000-4000-8000-0000000000e1'
+    await connection.query("insert into tenants (id, name) values ($1, 'leaving')", [id])
+    await connection.query("insert into usage_events (tenant_id, kind) values ($1, 'registration')", [id])
+    await connection.execute('drop schema vault cascade')
+    await connection.query('select request_tenant_erasure($1)', [id])
+    const [row] = await connection.query<{ rows: number }>('select erase_tenant_batch($1, 100) as rows', [id])
+    // the event, and the tenant
+    expect(row?.rows).toBe(2)
+    expect(await connection.query('select from tenants where id = $1', [id])).toEqual([])
+    expect(await migrate(connection, PROTECTING_VERSION - 1)).toEqual({
+      version: PROTECTING_VERSION - 1,
+      dirty: false,
+    })
+  })
+
+  it('is made again, empty, by giving a tenant a key', async () => {
+    const { connection } = database
+    const before = await describeCatalog(connection)
+    await connection.query("insert into tenants (name) values ('without a key')")
+    await connection.execute('drop schema vault cascade')
+    expect(await initTemplateKeys(connection, masterKeys)).toHaveLength(1)
+    expect(await describeCatalog(connection)).toEqual(before)
+  })
+
+  it('has no key to destroy', async () => {
+    const { connection } = database
+    const id = '00000000-0000-4000-8000-0000000000e2'
+    await connection.query("insert into tenants (id, name) values ($1, 'without a key')", [id])
+    await connection.execute('drop schema vault cascade')
+    expect(await destroyTemplateKeys(connection, id)).toBe(0)
+  })
+})
 
 describe('faces that were enrolled in clear', () => {
   const ACME = '00000000-0000-4000-8000-00000000000a'
