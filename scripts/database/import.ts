@@ -9,7 +9,7 @@ import { findMetadataFault } from '../../src/metadata.ts'
 import type { Connection } from './connection.ts'
 import type { EmbeddingFile, FileRow } from './embedding-files.ts'
 import { isKeyChange } from './template-keys.ts'
-import { asTenant, findSqlState } from './transaction.ts'
+import { againWhenDeadlocked, asTenant, findSqlState } from './transaction.ts'
 import type { VectorArray } from './vector-array.ts'
 
 export interface NewFace {
@@ -283,17 +283,20 @@ async function enrollCandidates(
   candidates: Candidate[],
 ): Promise<(Outcome | { refusal: string })[]> {
   try {
-    return await asTenant(connection, gallery.tenantId, async () => {
-      const outcomes = new Map<Candidate, Outcome>()
-      for (const isRepeated of [false, true]) {
-        const chosen = candidates.filter((candidate) => candidate.isRepeated === isRepeated)
-        if (chosen.length === 0) continue
-        const faces = chosen.map(({ face }) => face)
-        const found = await enrollFaces(connection, gallery, faces, options.isReplacing && !isRepeated)
-        for (const [index, candidate] of chosen.entries()) outcomes.set(candidate, found[index] ?? 'changed meanwhile')
-      }
-      return candidates.map((candidate) => outcomes.get(candidate) ?? 'changed meanwhile')
-    })
+    return await againWhenDeadlocked(() =>
+      asTenant(connection, gallery.tenantId, async () => {
+        const outcomes = new Map<Candidate, Outcome>()
+        for (const isRepeated of [false, true]) {
+          const chosen = candidates.filter((candidate) => candidate.isRepeated === isRepeated)
+          if (chosen.length === 0) continue
+          const faces = chosen.map(({ face }) => face)
+          const found = await enrollFaces(connection, gallery, faces, options.isReplacing && !isRepeated)
+          for (const [index, candidate] of chosen.entries())
+            outcomes.set(candidate, found[index] ?? 'changed meanwhile')
+        }
+        return candidates.map((candidate) => outcomes.get(candidate) ?? 'changed meanwhile')
+      }),
+    )
   } catch (error) {
     if (isKeyChange(error)) {
       gallery.keys = await options.findKeys()

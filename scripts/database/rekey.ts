@@ -10,7 +10,7 @@ import { underKey } from '../../src/face/protection/template.ts'
 import type { Connection } from './connection.ts'
 import { addTemplateKey, findTemplateKeys, listFaceVersions, listStoredKeys, toNextVersion } from './template-keys.ts'
 import { CommandError, EXIT } from './terminal.ts'
-import { asOwner, asTenant, findSqlState } from './transaction.ts'
+import { againWhenDeadlocked, asOwner, asTenant, findSqlState } from './transaction.ts'
 import type { VectorArray } from './vector-array.ts'
 
 /** A transaction of about a third of a second. */
@@ -147,7 +147,10 @@ interface Move {
 async function moveFaces(move: Move, result: RekeyResult, progress: RekeyProgress): Promise<void> {
   let after = '00000000-0000-0000-0000-000000000000'
   for (;;) {
-    const batch = await asTenant(move.connection, move.tenantId, () => moveBatch(move, after))
+    // an import that replaces locks the same rows, in an order of its own
+    const batch = await againWhenDeadlocked(() =>
+      asTenant(move.connection, move.tenantId, () => moveBatch(move, after)),
+    )
     if (batch.last === null) return
     after = batch.last
     result.moved += batch.moved

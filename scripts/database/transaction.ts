@@ -14,6 +14,20 @@ export function asOwner<Result>(connection: Connection, work: () => Promise<Resu
   })
 }
 
+const DEADLOCK_DETECTED = '40P01'
+const DEADLOCK_ATTEMPTS = 5
+
+/** Of transactions that wait for each other's rows PostgreSQL ends one: that one is begun again, a few times. */
+export async function againWhenDeadlocked<Result>(transaction: () => Promise<Result>): Promise<Result> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await transaction()
+    } catch (error) {
+      if (findSqlState(error) !== DEADLOCK_DETECTED || attempt === DEADLOCK_ATTEMPTS) throw error
+    }
+  }
+}
+
 /** Works inside one tenant, by the policies and grants that bind the service. */
 export function asTenant<Result>(
   connection: Connection,

@@ -9,7 +9,8 @@ import { afterAll, beforeAll, describe, expect, it, type TestContext } from 'vit
 import { registerTemplateKeys } from '../../scripts/database/commands/template-keys.ts'
 import type { Connection } from '../../scripts/database/connection.ts'
 import { DEVELOPMENT_MASTER_KEYS, DEVELOPMENT_PASSWORDS } from '../../scripts/database/development.ts'
-import { enrollFaces } from '../../scripts/database/import.ts'
+import type { EmbeddingFile } from '../../scripts/database/embedding-files.ts'
+import { enrollFaces, importFaces } from '../../scripts/database/import.ts'
 import { migrate } from '../../scripts/database/migrate.ts'
 import { rekeyTenant } from '../../scripts/database/rekey.ts'
 import {
@@ -378,6 +379,71 @@ describe('re-keying', () => {
     const refused = asTenant(connection, tenant.id, () => enrollFaces(connection, tenant.gallery, late))
     await expect(refused.catch(isKeyChange)).resolves.toBe(true)
     expect(await readVersions(connection, tenant.id)).toEqual({ 2: 5 })
+  })
+
+  it.for(['rekey', 'import'] as const)('is begun again when a deadlock ended it: %s', async (work, context) => {
+    native(context)
+    const tenant = await makeTenant(20)
+    const { connection } = database
+    // whoever waits first looks first, and is ended
+    const writer = await database.connect()
+    await writer.execute("set deadlock_timeout = '60s'; begin")
+    const lock = (people: number[]) =>
+      writer.query('select from faces where tenant_id = $1 and external_id = any ($2) order by id for update', [
+        tenant.id,
+        people.map(nameOf),
+      ])
+    const ids = await connection.query<{ person: number }>(
+      "select split_part(external_id, ' ', 2)::int as person from faces where tenant_id = $1 order by id",
+      [tenant.id],
+    )
+    const people = ids.map(({ person }) => person)
+    await lock(people.slice(10, 11))
+    const session = await database.connect()
+    const importing = async () => {
+      const rows = people.map((person, place) => ({
+        ...{ place, externalId: nameOf(person), embedding: [...embeddingOf(person, 1)] },
+      }))
+      return importFaces(
+        session,
+        {
+          rows: async function* () {
+            yield* rows
+          },
+        } as unknown as EmbeddingFile,
+        {
+          gallery: tenant.gallery,
+          findKeys: async () => tenant.gallery.keys,
+          isReplacing: true,
+          batchSize: 100,
+          onRows() {},
+          async onReject({ reason }) {
+            throw new Error(reason)
+          },
+        },
+      )
+    }
+    const done =
+      work === 'rekey'
+        ? rekeyTenant(session, tenant.gallery.toVectorArray, masterKeys, tenant.id, { onStart() {}, onFaces() {} })
+        : importing()
+    done.catch(() => {})
+    const isWaiting = async () =>
+      (await connection.query("select from pg_locks where not granted and locktype in ('transactionid', 'tuple')"))
+        .length > 0
+    await expect.poll(isWaiting, { timeout: 5_000, interval: 20 }).toBe(true)
+    const deadlocks = async () =>
+      (
+        await connection.query<{ n: string }>(
+          'select deadlocks::text as n from pg_stat_database where datname = current_database()',
+        )
+      )[0]?.n
+    const before = await deadlocks()
+    await lock(people)
+    await writer.execute('commit')
+    expect(await done).toMatchObject(work === 'rekey' ? { moved: 20, isFinished: true } : { replaced: 20, rejected: 0 })
+    await expect.poll(deadlocks, { timeout: 5_000 }).not.toBe(before)
+    await Promise.all([writer.close(), session.close()])
   })
 
   it('waits for whoever is writing under the old key', async (context) => {
