@@ -6,6 +6,7 @@ import type { MasterKeys } from '../../src/face/protection/master-keys.ts'
 import { toBase64 } from '../../src/face/protection/octets.ts'
 import { underKey } from '../../src/face/protection/template.ts'
 import type { Connection } from './connection.ts'
+import { GIVE_MASTER_KEYS } from './master-keys.ts'
 import { findTemplateKeys, initTemplateKeys } from './template-keys.ts'
 import { CommandError, EXIT, toCount } from './terminal.ts'
 import { asOwner, asTenant } from './transaction.ts'
@@ -19,6 +20,8 @@ const BATCH_SIZE = 200
 export interface Protection {
   /** Null when they are not known: a database with faces is refused then. */
   masterKeys: MasterKeys | null
+  /** Whether they are those of development because nobody gave others: good for no live tenant. */
+  isAssumed?: boolean
   /** Called with the number of faces that were protected, and of all that are to be. */
   onFaces?(protectedFaces: number, total: number): void
 }
@@ -26,17 +29,41 @@ export interface Protection {
 /**
  * Before the columns are added: a database with faces is not begun with what it cannot finish.
  *
- * @throws CommandError when there are faces and no master keys
+ * @throws CommandError when there are faces, and no master keys to protect them with
  */
-export async function requireProtectable(connection: Connection, { masterKeys }: Protection): Promise<void> {
-  if (masterKeys) return
+export async function requireProtectable(connection: Connection, protection: Protection): Promise<void> {
+  if (await isProvided(connection, protection)) return
   const faces = await countFaces(connection)
   if (faces === 0) return
+  if (protection.masterKeys) {
+    throw new CommandError(
+      `There are ${toCount(faces, 'face')} to protect and live tenants, and no master key was given: ${GIVE_MASTER_KEYS}. Nothing was changed.`,
+      EXIT.refused,
+    )
+  }
   throw new CommandError(
     `There are ${toCount(faces, 'face')} to protect, and no master key to do it with: set TEMPLATE_MASTER_KEYS. ` +
       'scripts/db.sh template-keys new-master makes one, and docs/keys.md says how it is kept. Nothing was changed.',
     EXIT.refused,
   )
+}
+
+async function isProvided(connection: Connection, { masterKeys, isAssumed = false }: Protection): Promise<boolean> {
+  return masterKeys !== null && !(isAssumed && (await hasLiveTenants(connection)))
+}
+
+/** Before version 2 they did not say what they are, and become live ones. */
+async function hasLiveTenants(connection: Connection): Promise<boolean> {
+  const [column] = await connection.query<{ is_there: boolean }>(
+    `select exists (
+      select from pg_attribute where attrelid = to_regclass('public.tenants') and attname = 'environment'
+    ) as is_there`,
+  )
+  if (!column?.is_there) return true
+  const [row] = await connection.query<{ has_live: boolean }>(
+    "select exists (select from tenants where environment = 'live') as has_live",
+  )
+  return row?.has_live ?? false
 }
 
 /** As the owner, who is bound by the policies of version 2 and later, and sees what their triggers have counted. */
@@ -61,7 +88,7 @@ async function countFaces(connection: Connection): Promise<number> {
 export async function protectFaces(connection: Connection, protection: Protection): Promise<void> {
   const { masterKeys, onFaces } = protection
   await requireProtectable(connection, protection)
-  if (!masterKeys) return
+  if (!masterKeys || !(await isProvided(connection, protection))) return
   await finishErasures(connection)
   await initTemplateKeys(connection, masterKeys)
   const total = await countFaces(connection)

@@ -617,6 +617,17 @@ describe('faces that were enrolled in clear', () => {
     expect([await readPlain(), await describeCatalog(database.connection)]).toEqual(before)
   })
 
+  it('stop the upgrade when tenants are live and the master key is that of development unasked', async () => {
+    const before = [await readPlain(), await describeCatalog(database.connection)]
+    await expect(upgrade(undefined, { masterKeys, isAssumed: true })).rejects.toThrow(
+      /^There are 500 faces to protect and live tenants, .* set TEMPLATE_MASTER_KEYS .* Nothing was changed\.$/,
+    )
+    expect([await readPlain(), await describeCatalog(database.connection)]).toEqual(before)
+    await database.connection.execute("update tenants set environment = 'test'")
+    await upgrade(undefined, { masterKeys, isAssumed: true })
+    expect(await countProtected()).toBe(TOTAL)
+  })
+
   it('are no reason to stop where there are none', async () => {
     await database.connection.execute('delete from faces')
     expect(await migrate(database.connection)).toEqual({ version: newest, dirty: false })

@@ -610,6 +610,42 @@ describe('a tenant without a key', () => {
     await connection.query('delete from faces where tenant_id = $1', [tenant.id])
   })
 
+  it('that is live gets none from the key of development, unless that is given; one of test does, with a warning', async (context) => {
+    native(context)
+    const { connection } = database
+    const ids: Record<string, string> = {}
+    for (const environment of ['test', 'live'] as const) {
+      ids[environment] = await createTenant(connection, masterKeys, `${environment} of nobody`, environment)
+    }
+    const refused = { code: EXIT.refused, stderr: expect.stringMatching(/is live, .* set TEMPLATE_MASTER_KEYS/) }
+    const warned = {
+      code: EXIT.ok,
+      stderr: expect.stringMatching(/TEMPLATE_MASTER_KEYS is not set: .* everybody knows/),
+    }
+    const before = await listStates(String(ids['live']))
+    expect(await db('template-keys', 'rekey', String(ids['live']))).toMatchObject(refused)
+    expect(await listStates(String(ids['live']))).toEqual(before)
+    expect(await db('template-keys', 'rekey', String(ids['test']))).toMatchObject(warned)
+    expect(await dbWith(DEVELOPMENT_MASTER_KEYS, 'template-keys', 'rekey', String(ids['live']))).toMatchObject({
+      code: EXIT.ok,
+      stderr: expect.not.stringContaining('everybody knows'),
+    })
+
+    await connection.query('delete from vault.template_keys where tenant_id = $1', [ids['live']])
+    expect(await db('template-keys', 'init')).toMatchObject(refused)
+    expect(await listStates(String(ids['live']))).toEqual([])
+    expect(await dbWith(DEVELOPMENT_MASTER_KEYS, 'template-keys', 'init')).toMatchObject({ code: EXIT.ok })
+
+    // wrapped with another one, so that there is something to wrap anew
+    await connection.query(
+      'update vault.template_keys set wrapped = set_byte(wrapped, 2, 1) where tenant_id = $1 and wrapped is not null',
+      [ids['live']],
+    )
+    expect(await db('template-keys', 'rotate-master')).toMatchObject(refused)
+    await connection.query('delete from vault.template_keys where tenant_id = any ($1::uuid[])', [Object.values(ids)])
+    await connection.query('delete from tenants where id = any ($1::uuid[])', [Object.values(ids)])
+  })
+
   it('is one whose erasure was asked for: its keys go first', async () => {
     const { connection } = database
     const id = await createTenant(connection, masterKeys, 'to be erased', 'test')

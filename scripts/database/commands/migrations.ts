@@ -6,7 +6,7 @@ import { bootstrap, LOGIN_ROLES, type LoginRole } from '../bootstrap.ts'
 import type { Connection } from '../connection.ts'
 import { type Context, toContext } from '../context.ts'
 import { DEVELOPMENT_PASSWORDS } from '../development.ts'
-import { findMasterKeys } from '../master-keys.ts'
+import { findMasterKeys, isAssumed } from '../master-keys.ts'
 import {
   checksumOf,
   fileName,
@@ -117,6 +117,7 @@ async function migrateTo(context: Context, connection: Connection, goal: number 
   let before = 0
   const reached = await migrate(connection, goal, (step) => terminal.info(step), MIGRATIONS, {
     masterKeys: await findMasterKeys(target),
+    isAssumed: isAssumed(target),
     onFaces(done, total) {
       progress ??= terminal.progress('protect', total)
       progress.advance(done - before)

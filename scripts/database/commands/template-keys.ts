@@ -5,7 +5,7 @@ import { toMasterNumber } from '../../../src/face/protection/data-secret.ts'
 import { isDevelopmentKey, newestMasterKey, parseMasterKeys } from '../../../src/face/protection/master-keys.ts'
 import type { Connection } from '../connection.ts'
 import { type Context, toContext } from '../context.ts'
-import { requireMasterKeys } from '../master-keys.ts'
+import { requireGiven, requireMasterKeys } from '../master-keys.ts'
 import { rekeyTenant } from '../rekey.ts'
 import { requireDirect, withConnection } from '../target.ts'
 import {
@@ -15,7 +15,7 @@ import {
   rewrapTemplateKey,
   type StoredTemplateKey,
 } from '../template-keys.ts'
-import { findTenant, requireLasting } from '../tenants.ts'
+import { findTenant, listTenants, requireLasting } from '../tenants.ts'
 import { CommandError, EXIT, toCount } from '../terminal.ts'
 import { asOwner, asTenant } from '../transaction.ts'
 import { findVectorArray } from '../vector-array.ts'
@@ -125,6 +125,7 @@ async function init(context: Context): Promise<void> {
         EXIT.refused,
       )
     }
+    requireGiven(target, terminal, lacking)
     if (context.isDryRun) {
       const tenants = lacking.map(({ id }) => id)
       return terminal.result({ tenants }, [`would give a key to ${toCount(tenants.length, 'tenant')}`])
@@ -137,10 +138,10 @@ async function init(context: Context): Promise<void> {
   })
 }
 
-function listWithoutKey(connection: Connection): Promise<{ id: string; faces: number }[]> {
+function listWithoutKey(connection: Connection): Promise<{ id: string; environment: string; faces: number }[]> {
   return asOwner(connection, () =>
-    connection.query<{ id: string; faces: number }>(
-      `select t.id, (select coalesce(sum(c.change), 0)::int from face_counts c where c.tenant_id = t.id) as faces
+    connection.query<{ id: string; environment: string; faces: number }>(
+      `select t.id, t.environment, (select coalesce(sum(c.change), 0)::int from face_counts c where c.tenant_id = t.id) as faces
       from tenants t
       where t.erasure_requested_at is null
         and not exists (select from vault.template_keys k where k.tenant_id = t.id and k.destroyed_at is null)
@@ -157,6 +158,12 @@ async function rotateMaster(context: Context): Promise<void> {
     const newest = newestMasterKey(masterKeys)
     const old = (await asOwner(connection, () => listStoredKeys(connection, null))).filter(
       ({ wrapped }) => wrapped !== null && toMasterNumber(wrapped) !== newest,
+    )
+    const theirs = new Set(old.map(({ tenantId }) => tenantId))
+    requireGiven(
+      target,
+      terminal,
+      (await listTenants(connection)).filter(({ id }) => theirs.has(id)),
     )
     if (context.isDryRun) {
       return terminal.result({ master: newest, keys: old.length }, [
@@ -190,6 +197,7 @@ async function rekey(context: Context, reference: string): Promise<void> {
     const tenant = await findTenant(connection, reference)
     requireLasting(tenant)
     const masterKeys = await requireMasterKeys(target)
+    requireGiven(target, terminal, [tenant])
     if (context.isDryRun) {
       return terminal.result({ tenant: tenant.id, faces: tenant.faces }, [
         `would move up to ${toCount(tenant.faces, 'face')} of "${tenant.name}" to a new key`,
