@@ -81,7 +81,8 @@ async function countFaces(connection: Connection): Promise<number> {
 
 /**
  * Protects what is not protected yet, a transaction for each batch: run again after an interruption, it goes on. Gives
- * every tenant its key besides.
+ * every tenant its key besides. At the end the table is written anew: an update leaves the old row in its file, and the
+ * embedding in it.
  *
  * @throws CommandError when there is something to protect and no master key
  */
@@ -112,6 +113,8 @@ export async function protectFaces(connection: Connection, protection: Protectio
       }
     }
   }
+  // also when a run before has protected the last face, and was stopped here
+  if (total > 0) await connection.execute('vacuum (full, analyze) faces')
 }
 
 /** A tenant that is being erased gets no key any more, so what is left of it goes now. */

@@ -589,6 +589,27 @@ describe('faces that were enrolled in clear', () => {
     }
   })
 
+  it('leave nothing of themselves in the files of the table', async (context) => {
+    needsNative(context, database, 'its files are not read')
+    const { connection } = database
+    const plain = (await readPlain()).map(({ plain }) => Buffer.from(Float32Array.from(plain).buffer).subarray(0, 64))
+    const countInFiles = async () => {
+      await connection.execute('checkpoint')
+      const files = await connection.query<{ bytes: Buffer }>(
+        `select pg_read_binary_file(pg_relation_filepath(c.oid)) as bytes from pg_class c
+        where 'faces'::regclass in (
+          c.oid, (select i.indrelid from pg_index i where i.indexrelid = c.oid),
+          (select t.oid from pg_class t where t.reltoastrelid = c.oid)
+        )`,
+      )
+      const all = Buffer.concat(files.map(({ bytes }) => bytes))
+      return plain.filter((bytes) => all.includes(bytes)).length
+    }
+    expect(await countInFiles()).toBe(TOTAL)
+    await upgrade()
+    expect(await countInFiles()).toBe(0)
+  })
+
   it('give every tenant a key of its own besides, also one that has none of them', async () => {
     await upgrade()
     const keys = await database.connection.query(
