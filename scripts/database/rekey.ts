@@ -75,6 +75,7 @@ export async function rekeyTenant(
       if (result.notOpened.length > 0) break
       result.isFinished = await destroy(connection, tenantId, from)
     }
+    await requireLive(connection, tenantId, to)
     return result
   } finally {
     await connection.query("select pg_advisory_unlock(hashtext('rekko.rekey'), hashtext($1))", [tenantId])
@@ -113,6 +114,13 @@ async function begin(
     await addTemplateKey(connection, masterKeys, tenantId, next)
     return { from, to: next }
   })
+}
+
+/** @throws CommandError when it was shredded meanwhile, which leaves no face to move either */
+async function requireLive(connection: Connection, tenantId: string, version: number): Promise<void> {
+  const stored = await asOwner(connection, () => listStoredKeys(connection, tenantId))
+  if (stored.some((key) => key.version === version && key.wrapped !== null)) return
+  throw new CommandError(`Key ${version} of this tenant was destroyed meanwhile.`, EXIT.refused)
 }
 
 async function countFaces(connection: Connection, tenantId: string, version: number): Promise<number> {

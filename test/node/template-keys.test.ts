@@ -14,6 +14,7 @@ import { enrollFaces, importFaces } from '../../scripts/database/import.ts'
 import { migrate } from '../../scripts/database/migrate.ts'
 import { rekeyTenant } from '../../scripts/database/rekey.ts'
 import {
+  destroyTemplateKeys,
   findTemplateKeys,
   initTemplateKeys,
   isKeyChange,
@@ -444,6 +445,29 @@ describe('re-keying', () => {
     expect(await done).toMatchObject(work === 'rekey' ? { moved: 20, isFinished: true } : { replaced: 20, rejected: 0 })
     await expect.poll(deadlocks, { timeout: 5_000 }).not.toBe(before)
     await Promise.all([writer.close(), session.close()])
+  })
+
+  it('is no success when the keys were shredded meanwhile', async (context) => {
+    native(context)
+    const tenant = await makeTenant(3)
+    const { connection } = database
+    const session = await database.connect()
+    const late: Connection = {
+      ...session,
+      async query<Row extends object>(text: string, parameters?: unknown[]) {
+        if (text.includes('destroy_template_key(')) await destroyTemplateKeys(connection, tenant.id)
+        return session.query<Row>(text, parameters)
+      },
+    }
+    const rekeying = rekeyTenant(late, tenant.gallery.toVectorArray, masterKeys, tenant.id, {
+      onStart() {},
+      onFaces() {},
+    })
+    await expect(rekeying).rejects.toMatchObject({
+      exitCode: EXIT.refused,
+      message: 'Key 2 of this tenant was destroyed meanwhile.',
+    })
+    await session.close()
   })
 
   it('waits for whoever is writing under the old key', async (context) => {
