@@ -536,6 +536,10 @@ describe('the master key', () => {
   it.each([
     ['1:AAAA', 'base64 of 32 bytes'],
     ['nonsense', 'base64 of 32 bytes'],
+    [DEVELOPMENT_MASTER_KEYS.replace('65535', '1'), 'has the key of development under another number than 65535'],
+    [DEVELOPMENT_MASTER_KEYS.replace('65535', '65534'), 'has the key of development under another number than 65535'],
+    // the same 32 bytes, though the last two bits of the text differ
+    [DEVELOPMENT_MASTER_KEYS.replace('65535', '1').replace('E=', 'F='), 'has the key of development under another'],
   ])('that is not written right is refused, and not repeated: %s', async (text, words) => {
     const { code, stderr } = await runCommand(registerTemplateKeys, ['template-keys', 'new-master'], {
       TEMPLATE_MASTER_KEYS: text,

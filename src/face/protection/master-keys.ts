@@ -8,6 +8,9 @@ export type MasterKeys = ReadonlyMap<number, CryptoKey>
 
 /** From this number on, a master key is one of development: everybody knows it. */
 const DEVELOPMENT_FROM = 0xff00
+/** The one that comes with the source, by its only number: under another it would pass for a secret. */
+const DEVELOPMENT_NUMBER = 0xffff
+const DEVELOPMENT_SECRET = utf8('known to everybody: development!')
 const MAX_KEYS = 16
 const ENTRY = /^([0-9]{1,5}):([A-Za-z0-9+/]{43}=)$/
 
@@ -29,7 +32,11 @@ export function parseMasterKeys(text: string): Map<number, Octets> | { fault: st
       return { fault: `must be a number from 0 to 65535, a colon, and base64 of 32 bytes: key ${index + 1} is not` }
     }
     if (secrets.has(Number(number))) return { fault: `has two keys of the number ${Number(number)}` }
-    secrets.set(Number(number), fromBase64(base64))
+    const secret = fromBase64(base64)
+    if (Number(number) !== DEVELOPMENT_NUMBER && secret.every((byte, index) => byte === DEVELOPMENT_SECRET[index])) {
+      return { fault: `has the key of development under another number than ${DEVELOPMENT_NUMBER}: key ${index + 1}` }
+    }
+    secrets.set(Number(number), secret)
   }
   return secrets
 }
