@@ -50,6 +50,12 @@ const KeyFile = z.strictObject({
   keys: z.array(Entry),
 })
 
+/** @throws CommandError when the file exists */
+export async function requireNewFile(file: string): Promise<void> {
+  if ((await sizeOf(file)) === null) return
+  throw new CommandError(`${file} exists, and a backup is not overwritten. Choose another name.`, EXIT.refused)
+}
+
 /**
  * @param file refused when it exists
  * @param database the name of the one that the keys are of
@@ -59,9 +65,7 @@ export async function writeTemplateKeys(
   database: string,
   keys: readonly StoredTemplateKey[],
 ): Promise<void> {
-  if ((await sizeOf(file)) !== null) {
-    throw new CommandError(`${file} exists, and a backup is not overwritten. Choose another name.`, EXIT.refused)
-  }
+  await requireNewFile(file)
   const entries = keys.map(toEntry)
   const content: z.infer<typeof KeyFile> = {
     format: FORMAT,

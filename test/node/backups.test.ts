@@ -1456,6 +1456,8 @@ describe('the commands', () => {
       const kept = await runCli('--database-url', database.url, 'dump', '--template-keys', keys, '--json')
       expect(kept.code, kept.stderr).toBe(EXIT.ok)
       expect(JSON.parse(kept.stdout)).toEqual({ file: keys, keys: 2, destroyed: 0, tenants_without_key: 0 })
+      const repeated = await runCli('--database-url', database.url, 'dump', '--template-keys', keys, '--dry-run')
+      expect(repeated).toMatchObject({ code: EXIT.refused, stderr: expect.stringContaining(`${keys} exists`) })
 
       const restored = await runCli('--database-url', target.url, 'restore', file)
       expect(restored.code, restored.stderr).toBe(EXIT.ok)

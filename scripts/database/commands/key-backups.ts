@@ -4,7 +4,7 @@ import type { Context } from '../context.ts'
 import { findMasterKeys } from '../master-keys.ts'
 import { isLive, type OpenedTemplates, openRandomTemplates } from '../open-templates.ts'
 import { describeTarget, requireDirect, withConnection } from '../target.ts'
-import { readTemplateKeys, writeTemplateKeys } from '../template-keys-file.ts'
+import { readTemplateKeys, requireNewFile, writeTemplateKeys } from '../template-keys-file.ts'
 import { CommandError, EXIT, type Terminal, toCount } from '../terminal.ts'
 import { copyVault, type FilledVault, fillVault, requireNoneRefused } from '../vault.ts'
 import { requireExisting } from './health.ts'
@@ -22,6 +22,7 @@ export async function dumpKeys(context: Context, file: string): Promise<void> {
   }))
   const live = keys.filter(isLive).length
   const summary = { file, keys: live, destroyed: keys.length - live, tenants_without_key: keyless }
+  await requireNewFile(file)
   if (context.isDryRun) {
     return terminal.result(summary, [
       `would write ${toCount(live, 'key')} of ${describeTarget(target)} to ${file}, as they are wrapped`,
