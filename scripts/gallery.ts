@@ -44,12 +44,12 @@ export async function readGallery(path: string): Promise<Identity[]> {
 
 // Measured on 92 photographs of 26 people with a MobileFaceNet: cosine between different people 0.018,
 // standard deviation 0.060; between photographs of one person 0.629, standard deviation about 0.12.
-const IMPOSTOR_MEAN = 0.018
-const IMPOSTOR_DEVIATION = 0.06
-const GENUINE_MEAN = 0.63
-const GENUINE_DEVIATION = 0.12
+export const IMPOSTOR_MEAN = 0.018
+export const IMPOSTOR_DEVIATION = 0.06
+export const GENUINE_MEAN = 0.63
+export const GENUINE_DEVIATION = 0.12
 // random directions in d dimensions have cosines of standard deviation 1 / sqrt(d)
-const INTRINSIC_DIMENSIONS = Math.round(1 / IMPOSTOR_DEVIATION ** 2)
+export const INTRINSIC_DIMENSIONS = Math.round(1 / IMPOSTOR_DEVIATION ** 2)
 
 /**
  * Generates people whose genuine and impostor cosines follow what was measured on real faces.

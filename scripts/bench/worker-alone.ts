@@ -1,0 +1,144 @@
+// The Worker by itself: its bundle, its start, its memory, and how much of the CPU of a verification is what no
+// verification can do without.
+import { readdir, readFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { gzipSync } from 'node:zlib'
+import { recordBatches } from './batches.ts'
+import { readMemoryMb } from './cpu.ts'
+import { httpPeer, loadOnce, ofProcess } from './peers.ts'
+import { inTurn, toClaims, toVerifyShot } from './requests.ts'
+import { type BenchTenant, BUNDLE, type Stage } from './stage.ts'
+import { median, pairedRatio } from './statistics.ts'
+import { startWorkerd, type Workerd } from './workerd.ts'
+
+const HERE = import.meta.dirname
+
+export interface WorkerAlone {
+  bundleKib: { plain: number; gzip: number }
+  /** Of workerd with our Worker, less that of workerd with an empty one: until the first answer. */
+  startCpuMs: number
+  /** Of the process: after the first answer of ours, of an empty Worker, and of ours after all that was measured. */
+  memoryMb: { fresh: number; empty: number; used: number; most: number }
+}
+
+export async function measureWorkerAlone({ worker, bindings }: Stage, starts: number): Promise<WorkerAlone> {
+  const scripts = (await readdir(BUNDLE)).filter((file) => file.endsWith('.js'))
+  const contents = await Promise.all(scripts.map((file) => readFile(join(BUNDLE, file))))
+  const kib = (bytes: number) => bytes / 1024
+  const own = { cpu: [] as number[], memory: [] as number[] }
+  const empty = { cpu: [] as number[], memory: [] as number[] }
+  for (let start = 0; start < starts; start++) {
+    await measureStart(join(BUNDLE, 'index.js'), bindings, own)
+    await measureStart(join(HERE, 'empty-worker.ts'), {}, empty)
+  }
+  const { now, most } = await readMemoryMb(worker.pid)
+  return {
+    bundleKib: {
+      plain: kib(contents.reduce((total, content) => total + content.length, 0)),
+      gzip: kib(contents.reduce((total, content) => total + gzipSync(content).length, 0)),
+    },
+    startCpuMs: median(own.cpu.map((ms, index) => ms - (empty.cpu[index] ?? 0))),
+    memoryMb: { fresh: median(own.memory), empty: median(empty.memory), used: now, most },
+  }
+}
+
+async function measureStart(
+  entry: string,
+  bindings: Record<string, string>,
+  into: { cpu: number[]; memory: number[] },
+): Promise<void> {
+  const worker = await startWorkerd(entry, bindings)
+  try {
+    const answer = await fetch(`${worker.url}/health`)
+    await answer.arrayBuffer()
+    into.cpu.push(await worker.readCpuMs())
+    into.memory.push((await readMemoryMb(worker.pid)).now)
+  } finally {
+    await worker.close()
+  }
+}
+
+export interface WorkerFloor {
+  /** Milliseconds of CPU in workerd, for one verification. */
+  ours: number
+  parts: { batch: number; hmac: number; rotation: number; opening: number }
+  /** Ours to the sum of the parts, window by window. */
+  ratio: number
+}
+
+const CONNECTIONS = 8
+/** Long enough for the clock of the scheduler. */
+const ROUNDS = { hmac: 5_000, rotation: 500, opening: 2_000 }
+
+export async function measureWorkerFloor(
+  stage: Stage,
+  tenant: BenchTenant,
+  windowMs: number,
+  windows: number,
+): Promise<WorkerFloor> {
+  const claims = toClaims(tenant, 32)
+  const [batch] = await recordBatches(stage, (url) =>
+    claims.slice(0, 2).map((claim) => toVerifyShot(url, tenant, claim)),
+  )
+  if (!batch) throw new RangeError('no verification was recorded')
+  const { DATABASE_URL = '', NEON_FETCH_ENDPOINT = '' } = stage.bindings
+  const floor = await startWorkerd(join(HERE, 'floor-worker.ts'), {
+    ...{ DATABASE_URL, NEON_FETCH_ENDPOINT, BATCH: JSON.stringify(batch.queries) },
+  })
+  try {
+    const shots = (url: string) => claims.map((claim) => toVerifyShot(url, tenant, claim))
+    const ours = httpPeer(
+      'ours',
+      stage.worker.url,
+      { server: ofProcess(stage.worker.pid) },
+      inTurn(shots(stage.worker.url)),
+    )
+    const bare = httpPeer(
+      'batch',
+      floor.url,
+      { server: ofProcess(floor.pid) },
+      inTurn(shots(floor.url).map((shot) => Buffer.from(shot.toString().replace('/v1/faces/verify', '/batch')))),
+    )
+    const measured: Record<'ours' | keyof WorkerFloor['parts'], number[]> = {
+      ...{ ours: [], batch: [], hmac: [], rotation: [], opening: [] },
+    }
+    for (let window = 0; window < windows; window++) {
+      for (const [name, peer] of [
+        ['ours', ours],
+        ['batch', bare],
+      ] as const) {
+        await loadOnce(peer, CONNECTIONS, windowMs / 10)
+        const { cpuMs, latenciesMs } = await loadOnce(peer, CONNECTIONS, windowMs)
+        measured[name].push((cpuMs['server'] ?? Number.NaN) / latenciesMs.length)
+      }
+      for (const [name, rounds] of Object.entries(ROUNDS)) {
+        measured[name as keyof typeof ROUNDS].push(await measureRounds(floor, name, rounds))
+      }
+    }
+    const sums = measured.ours.map((_, window) =>
+      [measured.batch, measured.hmac, measured.rotation, measured.opening].reduce(
+        (total, part) => total + (part[window] ?? Number.NaN),
+        0,
+      ),
+    )
+    return {
+      ours: median(measured.ours),
+      parts: {
+        batch: median(measured.batch),
+        hmac: median(measured.hmac),
+        rotation: median(measured.rotation),
+        opening: median(measured.opening),
+      },
+      ratio: pairedRatio(measured.ours, sums),
+    }
+  } finally {
+    await floor.close()
+  }
+}
+
+async function measureRounds(floor: Workerd, what: string, rounds: number): Promise<number> {
+  await floor.post(`/${what}?rounds=${Math.ceil(rounds / 10)}`)
+  const before = await floor.readCpuMs()
+  await floor.post(`/${what}?rounds=${rounds}`)
+  return ((await floor.readCpuMs()) - before) / rounds
+}
