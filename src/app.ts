@@ -49,8 +49,8 @@ app.use(async (c, next) => {
 })
 app.use(crossOrigin)
 app.use(async (c, next) => {
-  const { pathname, search } = new URL(c.req.url)
-  if (!isDecodable(pathname + search)) throw new Problem('MALFORMED_URL', 'Percent-encode the URL as UTF-8.')
+  // what stands before the path has no percent sign: a host with one is no URL
+  if (!isDecodable(c.req.url)) throw new Problem('MALFORMED_URL', 'Percent-encode the URL as UTF-8.')
   await next()
 })
 

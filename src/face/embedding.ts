@@ -71,13 +71,17 @@ function normalize(components: ArrayLike<unknown>): Embedding | EmbeddingFault {
 
 function decodeFloat32(text: string): Float32Array | undefined {
   if (text.length !== BASE64_LENGTH) return undefined
-  let bytes: Uint8Array
+  let characters: string
   try {
-    bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0))
+    characters = atob(text)
   } catch {
     return undefined
   }
-  if (bytes.length !== DIMENSIONS * 4) return undefined
-  const view = new DataView(bytes.buffer)
-  return Float32Array.from({ length: DIMENSIONS }, (_, index) => view.getFloat32(index * 4, true))
+  if (characters.length !== DIMENSIONS * 4) return undefined
+  // loops: through iterators the text takes as long as half a rotation
+  const view = new DataView(new ArrayBuffer(DIMENSIONS * 4))
+  for (let index = 0; index < characters.length; index++) view.setUint8(index, characters.charCodeAt(index))
+  const components = new Float32Array(DIMENSIONS)
+  for (let index = 0; index < DIMENSIONS; index++) components[index] = view.getFloat32(index * 4, true)
+  return components
 }

@@ -76,15 +76,17 @@ function toSigns(stream: Octets): Int8Array {
 
 /**
  * y = Q e, in float64 and rounded once at the end: the cosine of two embeddings is that of their rotations to within
- * 1e-6. Takes about 0.3 ms of CPU (`make bench-templates`).
+ * 1e-6. Takes about 0.2 ms of CPU (`make bench-templates`).
  */
 export function rotate({ reflectors, signs }: Rotation, embedding: Embedding): RotatedEmbedding {
   const y = new Float64Array(DIMENSIONS)
   // the loops below stay within arrays of known length, which the compiler cannot see: hence `as number`
   for (let index = 0; index < y.length; index++) y[index] = (embedding[index] as number) * (signs[index] as number)
+  let dot = 0
+  for (let index = 0; index < y.length; index++) dot += (reflectors[index] as number) * (y[index] as number)
   let start = 0
   for (let first = 0; first < y.length - 1; first++) {
-    reflect(y, first, reflectors, start)
+    dot = reflect(y, first, reflectors, start, dot)
     start += y.length - first
   }
   // the one place where this cast is allowed
@@ -101,16 +103,38 @@ export function signCode(rotated: Float32Array): string {
   return code
 }
 
-/** y -= u (u . y), on the coordinates from `first` to the last; u begins at `start`. */
-function reflect(y: Float64Array, first: number, reflectors: Float32Array, start: number): void {
+/**
+ * y -= u (u . y), on the coordinates from `first` to the last; u begins at `start`. On the same way over y it takes the dot
+ * product with the next reflector: a third less time than two ways.
+ *
+ * @param dot u . y
+ * @returns the dot product of the next reflector, which begins behind u and has one coordinate less; 0 behind the last one
+ */
+function reflect(y: Float64Array, first: number, reflectors: Float32Array, start: number, dot: number): number {
   const shift = start - first
-  let dot = 0
-  for (let index = first; index < y.length; index++) {
-    dot += (reflectors[shift + index] as number) * (y[index] as number)
+  const shiftOfNext = start + y.length - 2 * first - 1
+  y[first] = (y[first] as number) - dot * (reflectors[start] as number)
+  if (first === y.length - 2) {
+    y[first + 1] = (y[first + 1] as number) - dot * (reflectors[start + 1] as number)
+    return 0
   }
-  for (let index = first; index < y.length; index++) {
-    y[index] = (y[index] as number) - dot * (reflectors[shift + index] as number)
+  // two sums, because each addition waits for the one before it
+  let [even, odd] = [0, 0]
+  let index = first + 1
+  for (; index + 1 < y.length; index += 2) {
+    const one = (y[index] as number) - dot * (reflectors[shift + index] as number)
+    const other = (y[index + 1] as number) - dot * (reflectors[shift + index + 1] as number)
+    y[index] = one
+    y[index + 1] = other
+    even += one * (reflectors[shiftOfNext + index] as number)
+    odd += other * (reflectors[shiftOfNext + index + 1] as number)
   }
+  if (index < y.length) {
+    const one = (y[index] as number) - dot * (reflectors[shift + index] as number)
+    y[index] = one
+    even += one * (reflectors[shiftOfNext + index] as number)
+  }
+  return even + odd
 }
 
 function sumOfSquares(vector: Float64Array): number {
