@@ -25,10 +25,23 @@ export function isAcceptable({ tenant }: TenantDatabase, { isLive }: Probe): boo
   return !tenant.settings.requiresLiveness || isLive === true
 }
 
-/** The text in which a vector travels to PostgreSQL. Only what was rotated has the type. */
+/** The text in which a vector travels to PostgreSQL, to be stored. Only what was rotated has the type. */
 export function toVector(embedding: RotatedEmbedding): string {
   // toSql answers null for null only
   return toSql(Array.from(embedding)) as string
+}
+
+/** 2^27: components of a face are about 0.04, so what is cut off is as small as what a float32 itself cuts off. */
+const PROBE_SCALE = 134_217_728
+
+/**
+ * The text in which a probe travels, to be compared by cosine, which does not ask for the length of a vector: whole numbers
+ * are half the text, and a fifth of the time to write it.
+ */
+export function toProbeVector(embedding: RotatedEmbedding): string {
+  let text = '['
+  for (const component of embedding) text += `${text.length > 1 ? ',' : ''}${Math.round(component * PROBE_SCALE)}`
+  return `${text}]`
 }
 
 /** A probe under each live key of the tenant: faces are compared with the one of their own key. */
@@ -41,7 +54,7 @@ export interface ProtectedProbe {
 export async function toProtectedProbe(keys: TemplateKeys, model: string, probe: Embedding): Promise<ProtectedProbe> {
   const rotations = keys.map((keyring) => {
     const rotated = rotate(rotationOf(keyring, model), probe)
-    return { keyring, vector: toVector(rotated), code: signCode(rotated) }
+    return { keyring, vector: toProbeVector(rotated), code: signCode(rotated) }
   })
   return { embedding: probe, model, rotations }
 }
@@ -52,14 +65,14 @@ export async function toProtectedProbe(keys: TemplateKeys, model: string, probe:
  * Rounded to five decimals. A rotation keeps a cosine to within 3e-8, and pgvector adds 512 products in float32, which
  * errs by up to 6e-7 (measured: 2,000 pairs under 40 rotations, PGlite; 1.5e-7 on PostgreSQL 17). Unrounded, two
  * embeddings at exactly the threshold are a match under one tenant's rotation and none under another's; at six decimals
- * still 8 of those pairs.
+ * still 8 of those pairs. As float8, as `roundDistance` does it: by way of numeric it takes as long as the distance itself.
  */
 export function distanceTo({ sql }: TenantDatabase, { rotations }: ProtectedProbe): Statement {
   const cases = rotations.reduce(
     (before, { keyring, vector }) => sql`${before} when ${keyring.version}::integer then ${vector}::vector`,
     sql``,
   )
-  return sql`round((embedding <=> case key_version${cases} end)::numeric, 5)::float8`
+  return sql`round((embedding <=> case key_version${cases} end) * 1e5::float8) / 1e5::float8`
 }
 
 /**
