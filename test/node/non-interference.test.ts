@@ -29,7 +29,7 @@ const PEPPER = 'a pepper for two databases, long enough'
 const MASTER_SECRET = new Uint8Array(32).fill(7)
 const MODEL = 'arcface-512@1'
 const PEOPLE = Array.from({ length: 8 }, (_, index) => `person-${index}`)
-/** More than shortlist_faces takes whole (1,000), so that it goes by sign codes. */
+/** More than shortlist_faces takes whole (200), so that it goes by sign codes. */
 const OTHERS_FACES = 3_000
 const OWN_FACES = 1_200
 /** Directions that all embeddings are made of. */

@@ -83,20 +83,21 @@ describe.skipIf(!isNative)('the shortlist of a search', () => {
     return plans
   }
 
-  /** The plan of the shortlist; a search makes it once. */
-  async function readShortlistPlan(tenantId: string): Promise<string> {
+  /** The plans of the shortlist; a search makes one, and a sample before it in a large gallery. */
+  async function readShortlistPlans(tenantId: string, count: number): Promise<string[]> {
     const plans = (await readPlans(tenantId)).filter((plan) => plan.includes('<~>'))
-    expect(plans).toHaveLength(1)
-    return plans[0] ?? ''
+    expect(plans).toHaveLength(count)
+    return plans
   }
 
   const isIndexOnly = /Index Only Scan using idx_faces_tenant_code on faces/
 
   it('is an index-only scan for one tenant that owns the whole table', async () => {
-    const plan = await readShortlistPlan(LARGE)
-    expect(plan).toMatch(isIndexOnly)
-    expect(plan).toMatch(/Heap Fetches: 0\b/)
-    expect(plan).not.toMatch(/Seq Scan|Gather/)
+    for (const plan of await readShortlistPlans(LARGE, 2)) {
+      expect(plan).toMatch(isIndexOnly)
+      expect(plan).toMatch(/Heap Fetches: 0\b/)
+      expect(plan).not.toMatch(/Seq Scan|Gather/)
+    }
   })
 
   it('is an index-only scan for a small tenant and a large one among many', async () => {
@@ -105,10 +106,14 @@ describe.skipIf(!isNative)('the shortlist of a search', () => {
       await insertTenant(`00000000-0000-4000-9000-${String(tenant).padStart(12, '0')}`, OTHER_FACES)
     }
     await database.connection.execute('vacuum analyze')
-    for (const tenant of [LARGE, SMALL]) {
-      const plan = await readShortlistPlan(tenant)
-      expect(plan).toMatch(isIndexOnly)
-      expect(plan).not.toMatch(/Seq Scan|Gather/)
+    for (const [tenant, count] of [
+      [LARGE, 2],
+      [SMALL, 1],
+    ] as const) {
+      for (const plan of await readShortlistPlans(tenant, count)) {
+        expect(plan).toMatch(isIndexOnly)
+        expect(plan).not.toMatch(/Seq Scan|Gather/)
+      }
     }
   }, 120_000)
 

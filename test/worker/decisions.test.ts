@@ -353,7 +353,7 @@ describe('POST /v1/faces/search', () => {
 
   it('finds the same people as brute force, and only those', async () => {
     const tenant = await createTenant()
-    // more than a small gallery, so that the sign codes make the shortlist
+    // more than the shortlist takes whole, so that the sign codes make it
     const gallery = Array.from({ length: 1_200 }, randomEmbedding)
     await enrollMany(
       tenant,
