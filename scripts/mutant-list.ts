@@ -194,8 +194,8 @@ language sql stable security definer`,
     edits: [
       {
         file: TEMPLATES,
-        from: "    'public.admin_events', 'vault.template_keys'\n",
-        to: "    'vault.template_keys'\n",
+        from: "'public.token_issuer_tenants',\n    'public.admin_events'\n",
+        to: "'public.token_issuer_tenants'\n",
       },
     ],
     tests: ['test/worker/operator.test.ts'],
@@ -499,7 +499,7 @@ language sql stable security definer`,
     edits: [
       {
         file: 'src/db/templates.ts',
-        from: 'round((embedding <=> case key_version${cases} end)::numeric, 5)::float8',
+        from: 'round((embedding <=> case key_version${cases} end) * 1e5::float8) / 1e5::float8',
         to: '(embedding <=> case key_version${cases} end)',
       },
     ],
@@ -541,10 +541,10 @@ language sql stable security definer`,
     edits: [
       {
         file: TEMPLATES,
-        from: `    update vault.template_keys k set wrapped = null, destroyed_at = transaction_timestamp()
-    where k.tenant_id = tenant and k.destroyed_at is null;
+        from: `      update vault.template_keys k set wrapped = null, destroyed_at = transaction_timestamp()
+      where k.tenant_id = tenant and k.destroyed_at is null;
 `,
-        to: '',
+        to: '      null;\n',
       },
     ],
     tests: ['test/worker/operator.test.ts'],
