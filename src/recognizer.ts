@@ -44,8 +44,6 @@ const AnalysisAnswer = z.object({
 export interface Analysis {
   /** The model of the embedding. */
   model: string
-  /** Whether there is a model of liveness. */
-  judgesLiveness: boolean
   faces: AnalyzedFace[]
 }
 
@@ -63,7 +61,7 @@ export async function analyze(env: Env, trace: Trace, image: Blob, faces: 'one' 
   if (!answer.success) throw unavailable(trace, 'garbage')
   const { models, faces: found } = answer.data
   if (faces === 'one' && found.length === 1 && !found[0]?.embedding) throw unavailable(trace, 'garbage')
-  return { model: models.recognizer, judgesLiveness: models.liveness !== null, faces: found }
+  return { model: models.recognizer, faces: found }
 }
 
 export function imageTooLarge(): Problem {

@@ -1,4 +1,5 @@
 // Whether the keys that are here open what is here: tries keys, and templates that chance picks.
+import { MAX_DIFFERENCE } from '../../src/face/protection/confirmation.ts'
 import { toMasterNumber, UnwrapError, unwrapDataSecret } from '../../src/face/protection/data-secret.ts'
 import { buildKeyring, type Keyring, rotationOf } from '../../src/face/protection/keyring.ts'
 import type { MasterKeys } from '../../src/face/protection/master-keys.ts'
@@ -72,9 +73,6 @@ export interface Doors {
   asOwner: typeof asOwner
   asTenant: typeof asTenant
 }
-
-/** As src/face/protection/confirmation.ts: rounding explains 1e-6, and an edited row does not hide in 1e-3. */
-const MAX_DISTANCE = 1e-3
 
 /**
  * Opens random faces, of as many tenants as there is room for: keys are lost tenant by tenant. Those of a tenant that is
@@ -163,7 +161,7 @@ async function openFace(
   if (plain === 'not opened') return plain
   // pgvector writes [1,2,3], which is JSON
   const stored: unknown = JSON.parse(embedding)
-  return distance(rotate(rotationOf(keyring, model), plain), stored) <= MAX_DISTANCE ? 'opened' : 'differs'
+  return distance(rotate(rotationOf(keyring, model), plain), stored) <= MAX_DIFFERENCE ? 'opened' : 'differs'
 }
 
 /** 1 - cosine; NaN, which is no match, for what is no vector of this length. */

@@ -1,6 +1,7 @@
 // Gives a tenant a new template key and moves its faces to it, while it works: opened with the old key, sealed with the
 // new one. Stopped anywhere, it goes on when it is run again.
 import { setTimeout as delay } from 'node:timers/promises'
+import { MAX_DIFFERENCE } from '../../src/face/protection/confirmation.ts'
 import { type Keyring, rotationOf } from '../../src/face/protection/keyring.ts'
 import type { MasterKeys } from '../../src/face/protection/master-keys.ts'
 import { toBase64 } from '../../src/face/protection/octets.ts'
@@ -8,6 +9,7 @@ import { rotate } from '../../src/face/protection/rotation.ts'
 import { open } from '../../src/face/protection/sealed-copy.ts'
 import { underKey } from '../../src/face/protection/template.ts'
 import type { Connection } from './connection.ts'
+import { isLive } from './open-templates.ts'
 import { addTemplateKey, findTemplateKeys, listFaceVersions, listStoredKeys, toNextVersion } from './template-keys.ts'
 import { CommandError, EXIT } from './terminal.ts'
 import { againWhenDeadlocked, asOwner, asTenant, findSqlState } from './transaction.ts'
@@ -15,8 +17,6 @@ import type { VectorArray } from './vector-array.ts'
 
 /** A transaction of about a third of a second. */
 const BATCH_SIZE = 200
-/** As src/face/protection/confirmation.ts: what rounding cannot explain. */
-const MAX_DIFFERENCE = 1e-3
 /** Whoever writes under the old key has seconds at most (statement_timeout of the logins). */
 const DESTROY_ATTEMPTS = 20
 const LOCK_NOT_AVAILABLE = '55P03'
@@ -89,11 +89,8 @@ async function begin(
   tenantId: string,
 ): Promise<{ from: number; to: number }> {
   return asOwner(connection, async () => {
-    const versions = (await listStoredKeys(connection, tenantId)).map(({ version, wrapped }) => ({
-      version,
-      isLive: wrapped !== null,
-    }))
-    const live = versions.filter(({ isLive }) => isLive).map(({ version }) => version)
+    const stored = await listStoredKeys(connection, tenantId)
+    const live = stored.filter(isLive).map(({ version }) => version)
     const [from] = live
     const to = live.at(-1)
     if (from === undefined || to === undefined) {
@@ -110,7 +107,7 @@ async function begin(
     }
     // the newest is the one to write with; a third is what a restore of older keys left, and another run moves it
     if (to !== from) return { from, to }
-    const next = toNextVersion([...versions.map(({ version }) => version), ...ofFaces])
+    const next = toNextVersion([...stored.map(({ version }) => version), ...ofFaces])
     await addTemplateKey(connection, masterKeys, tenantId, next)
     return { from, to: next }
   })
@@ -119,7 +116,7 @@ async function begin(
 /** @throws CommandError when it was shredded meanwhile, which leaves no face to move either */
 async function requireLive(connection: Connection, tenantId: string, version: number): Promise<void> {
   const stored = await asOwner(connection, () => listStoredKeys(connection, tenantId))
-  if (stored.some((key) => key.version === version && key.wrapped !== null)) return
+  if (stored.some((key) => key.version === version && isLive(key))) return
   throw new CommandError(`Key ${version} of this tenant was destroyed meanwhile.`, EXIT.refused)
 }
 

@@ -4,7 +4,7 @@ import { toBase64 } from '../face/protection/octets.ts'
 import { type Template, toTemplate } from '../face/protection/template.ts'
 import { toDistance } from '../face/similarity.ts'
 import type { Statement } from './neon.ts'
-import { distanceTo, type ProtectedProbe, shortlist, toProtectedProbe, toVector } from './templates.ts'
+import { confidence, distanceTo, type ProtectedProbe, shortlist, toProtectedProbe, toVector } from './templates.ts'
 import type { TenantDatabase } from './tenant.ts'
 
 export type Metadata = Record<string, unknown>
@@ -100,7 +100,7 @@ async function insertFace(
         probe_quality, latency_ms, request_id
       )
       select
-        ${tenant.id}, id, external_id, true, trunc(round((1 - distance / 2)::numeric, 12), 4),
+        ${tenant.id}, id, external_id, true, ${confidence(db)},
         ${tenant.settings.identificationThreshold}::float8, ${model.id},
         (select coalesce(sum(change), 0) from face_counts where tenant_id = ${tenant.id}), 1,
         trunc(${face.qualityScore}::numeric, 4), extract(epoch from clock_timestamp() - transaction_timestamp()) * 1000,

@@ -2,6 +2,7 @@
 import { toDistance } from '../face/similarity.ts'
 import {
   type ClaimedMatch,
+  confidence,
   distanceTo,
   isAcceptable,
   keysAreLive,
@@ -80,7 +81,7 @@ export async function identifyFace(db: TenantDatabase, probe: Probe, maxResults:
       select
         ${db.tenant.id}, case when is_match then id end, case when is_match then external_id end,
         coalesce(is_match, false),
-        trunc(round((1 - distance / 2)::numeric, 12), 4),
+        ${confidence(db)},
         ${identificationThreshold}::float8, ${model.id},
         (select coalesce(sum(change), 0) from face_counts where tenant_id = ${db.tenant.id}),
         (select count(*) from nearest where is_match),
@@ -102,7 +103,7 @@ export async function identifyFace(db: TenantDatabase, probe: Probe, maxResults:
           select jsonb_agg(
             jsonb_build_object(
               'external_id', m.external_id, 'face_id', m.id,
-              'confidence', trunc(round((1 - m.distance / 2)::numeric, 12), 4),
+              'confidence', ${confidence(db)},
               'distance', m.distance, 'key_version', m.key_version,
               'sealed', encode(m.sealed, 'base64')
             ) order by m.distance, m.id

@@ -2,6 +2,7 @@
 import { toDistance } from '../face/similarity.ts'
 import {
   type ClaimedMatch,
+  confidence,
   distanceTo,
   isAcceptable,
   keysAreLive,
@@ -82,7 +83,7 @@ export async function verifyFace(
       select
         tenant_id, id, external_id,
         distance <= ${maxDistance}::float8 and ${isAcceptable(db, probe)}::boolean,
-        trunc(round((1 - distance / 2)::numeric, 12), 4),
+        ${confidence(db)},
         ${verificationThreshold}::float8, model, ${probe.isLive}::boolean, trunc(${probe.quality}::numeric, 4),
         extract(epoch from clock_timestamp() - transaction_timestamp()) * 1000,
         ${db.requestId}

@@ -1,4 +1,5 @@
 // Embeddings: the only way a face's numbers come in. No I/O.
+import { fromBase64, toFloat32s } from './protection/octets.ts'
 
 /** Components of every embedding: the output of ArcFace-like recognizers. */
 export const DIMENSIONS = 512
@@ -71,17 +72,10 @@ function normalize(components: ArrayLike<unknown>): Embedding | EmbeddingFault {
 
 function decodeFloat32(text: string): Float32Array | undefined {
   if (text.length !== BASE64_LENGTH) return undefined
-  let characters: string
   try {
-    characters = atob(text)
+    const bytes = fromBase64(text)
+    return bytes.length === DIMENSIONS * 4 ? toFloat32s(bytes) : undefined
   } catch {
     return undefined
   }
-  if (characters.length !== DIMENSIONS * 4) return undefined
-  // loops: through iterators the text takes as long as half a rotation
-  const view = new DataView(new ArrayBuffer(DIMENSIONS * 4))
-  for (let index = 0; index < characters.length; index++) view.setUint8(index, characters.charCodeAt(index))
-  const components = new Float32Array(DIMENSIONS)
-  for (let index = 0; index < DIMENSIONS; index++) components[index] = view.getFloat32(index * 4, true)
-  return components
 }

@@ -45,19 +45,12 @@ function toModel(entry: unknown): Model | string {
   const { id, floor, verification, identification, ...rest } = entry as Record<string, unknown>
   if (Object.keys(rest).length > 0) return 'it has a field that is not one of id, floor, verification, identification'
   if (typeof id !== 'string' || !ID.test(id)) return 'its id is not one, like arcface-512@1'
-  const thresholds = [floor, verification, identification]
-  if (!thresholds.every((threshold) => typeof threshold === 'number')) return 'its thresholds must be numbers'
-  const [least, forOne, forMany] = thresholds as number[]
+  if (typeof floor !== 'number' || typeof verification !== 'number' || typeof identification !== 'number') {
+    return 'its thresholds must be numbers'
+  }
   // written so that NaN fails it
-  if (
-    !(
-      LEAST_FLOOR <= Number(least) &&
-      Number(least) <= Number(forOne) &&
-      Number(forOne) <= Number(forMany) &&
-      Number(forMany) < 1
-    )
-  ) {
+  if (!(LEAST_FLOOR <= floor && floor <= verification && verification <= identification && identification < 1)) {
     return `its thresholds must rise from ${LEAST_FLOOR} to below 1: floor, verification, identification`
   }
-  return { id, floor: Number(least), verification: Number(forOne), identification: Number(forMany) }
+  return { id, floor, verification, identification }
 }

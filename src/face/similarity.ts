@@ -41,7 +41,7 @@ export function roundDistance(distance: number): number {
 }
 
 /**
- * What is told of a comparison, as SQL does it in src/db/: cut to four decimals, so that what missed a threshold does not
+ * What is told of a comparison, as `confidence` does it in src/db/templates.ts: cut to four decimals, so that what missed a threshold does not
  * read as if it had met it.
  */
 export function toConfidence(distance: number): number {

@@ -6,6 +6,7 @@ import { describe, expect, it, vi } from 'vitest'
 import { app } from '../../src/app.ts'
 import type { Env } from '../../src/env.ts'
 import type { Shown } from '../recognizer-server.ts'
+import { inBase64, sendForm } from './picture.ts'
 import {
   asAdmin,
   atCosine,
@@ -25,7 +26,7 @@ const BYTES_10_MIB = 10 * 1024 * 1024
 const of = (face: number[], more: Shown = {}): Shown => ({ faces: [face], ...more })
 
 function toBase64(shown: Shown | string): string {
-  return btoa(typeof shown === 'string' ? shown : JSON.stringify(shown))
+  return inBase64(typeof shown === 'string' ? shown : JSON.stringify(shown))
 }
 
 function toForm(shown: Shown, fields: Record<string, string> = {}): FormData {
@@ -33,10 +34,6 @@ function toForm(shown: Shown, fields: Record<string, string> = {}): FormData {
   for (const [name, value] of Object.entries(fields)) form.set(name, value)
   form.set('image', new Blob([JSON.stringify(shown)]), 'picture.jpg')
   return form
-}
-
-async function sendForm(tenant: TestTenant, method: string, path: string, form: FormData): Promise<Response> {
-  return app.request(path, { method, headers: { Authorization: `Bearer ${tenant.key}` }, body: form }, env)
 }
 
 async function read(response: Response) {

@@ -14,8 +14,8 @@ export interface Match {
 
 export type Confirmation = 'confirmed' | 'not opened' | 'differs' | 'below threshold'
 
-// The stored vector is the sealed embedding, rotated: rounding explains 1e-6, and an edited row does not hide in 1e-3.
-const MAX_DIFFERENCE = 1e-3
+/** Of distances. The stored vector is the sealed embedding, rotated: rounding explains 1e-6; no edited row hides in 1e-3. */
+export const MAX_DIFFERENCE = 1e-3
 // The database decides by distances that it has rounded to five decimals, of float32 sums. Without this, an honest match at
 // the threshold, where it rounds up and we down, would be called tampering.
 const ROUNDING = 1e-5

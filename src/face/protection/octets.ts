@@ -1,5 +1,5 @@
 // How PT1 writes names and numbers as bytes: big-endian integers, raw uuids, texts behind their length; and bytes as
-// text, for the database. No I/O.
+// text, for JSON and for the database. No I/O.
 
 export type Octets = Uint8Array<ArrayBuffer>
 
@@ -90,4 +90,12 @@ export function fromBase64(text: string): Octets {
   const bytes = new Uint8Array(characters.length)
   for (let index = 0; index < bytes.length; index++) bytes[index] = characters.charCodeAt(index)
   return bytes
+}
+
+/** Little-endian, four bytes each; what is left over is not read. */
+export function toFloat32s(bytes: Uint8Array): Float32Array {
+  const view = new DataView(bytes.buffer, bytes.byteOffset)
+  const numbers = new Float32Array(Math.floor(bytes.length / 4))
+  for (let index = 0; index < numbers.length; index++) numbers[index] = view.getFloat32(index * 4, true)
+  return numbers
 }

@@ -3,7 +3,7 @@
 import { DIMENSIONS, type Embedding } from '../embedding.ts'
 import { decrypt, encrypt, OVERHEAD_BYTES } from './aead.ts'
 import type { Keyring } from './keyring.ts'
-import { concatenate, label, type Octets, prefixed, u16, uuid } from './octets.ts'
+import { concatenate, label, type Octets, prefixed, toFloat32s, u16, uuid } from './octets.ts'
 
 /** What a sealed copy is bound to, beside the tenant and the version of its keyring. */
 export interface SealedFace {
@@ -40,11 +40,8 @@ export async function open(keyring: Keyring, face: SealedFace, sealed: Octets): 
   if (new DataView(sealed.buffer, sealed.byteOffset).getUint16(1) !== keyring.version) return 'not opened'
   const plaintext = await decrypt(keyring.sealingKey, sealed.subarray(HEADER_BYTES), toAssociated(keyring, face))
   if (!plaintext) return 'not opened'
-  const view = new DataView(plaintext.buffer, plaintext.byteOffset)
-  const embedding = new Float32Array(DIMENSIONS)
-  for (let index = 0; index < DIMENSIONS; index++) embedding[index] = view.getFloat32(index * 4, true)
   // authenticated: these are the bytes of the Embedding that `seal` was given
-  return embedding as Embedding
+  return toFloat32s(plaintext) as Embedding
 }
 
 function toAssociated({ tenantId, version }: Keyring, { id, externalId, model }: SealedFace): Octets {
