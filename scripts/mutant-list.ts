@@ -22,6 +22,8 @@ const PICTURES = 'test/worker/pictures.test.ts'
 const TOKENS = 'test/worker/jwt.test.ts'
 const INTEGRITY = 'test/worker/template-integrity.test.ts'
 const KEYS = 'test/worker/template-keys.test.ts'
+const IDEMPOTENCY = 'test/worker/idempotency.test.ts'
+const REPETITION = 'test/worker/repetition.test.ts'
 const PROTECTION = 'test/worker/protection.test.ts'
 
 /** A policy of rekko_app as the migrations write it. */
@@ -401,11 +403,71 @@ language sql stable security definer`,
     edits: [
       {
         file: 'src/db/faces.ts',
-        from: '    select forget_subject(external_id) from erased`)',
-        to: '    select 1 from erased`)',
+        from: 'select forget_subject(external_id)::text as forgotten from erased',
+        to: 'select 1 as forgotten from erased',
       },
     ],
     tests: ['test/worker/faces.test.ts'],
+  },
+
+  // == Repetition ==
+  {
+    name: 'replay-erases-again',
+    breaks: 'a repeated erasure erases whoever was enrolled since under the same external_id',
+    edits: [
+      {
+        file: 'src/db/faces.ts',
+        from: 'delete from faces where tenant_id = ${db.tenant.id} and external_id = ${externalId} and ${db.isFirst}',
+        to: 'delete from faces where tenant_id = ${db.tenant.id} and external_id = ${externalId}',
+      },
+    ],
+    tests: [IDEMPOTENCY],
+  },
+  {
+    name: 'answer-not-remembered',
+    breaks: 'what is repeated is done twice',
+    edits: [
+      { file: 'src/db/tenant.ts', from: '      having ${isFirst(sql)}', to: '      having false and ${isFirst(sql)}' },
+    ],
+    tests: [IDEMPOTENCY, REPETITION],
+  },
+  {
+    name: 'key-for-any-request',
+    breaks: 'another request with the same key is answered with what the first one did',
+    edits: [
+      {
+        file: 'migrations/000010_idempotent_requests.up.sql',
+        from: 'if remembered.fingerprint is distinct from request_fingerprint then',
+        to: 'if false then',
+      },
+    ],
+    tests: [IDEMPOTENCY],
+  },
+  {
+    name: 'erased-in-replay',
+    breaks: 'a repetition names whoever was erased since, as nobody, and is not told so',
+    edits: [
+      { file: 'src/db/tenant.ts', from: 'if (face?.model !== model) {', to: 'if (face && face.model !== model) {' },
+    ],
+    tests: [IDEMPOTENCY],
+  },
+  {
+    name: 'name-remembered',
+    breaks: 'an erased external_id is still in what is remembered of requests',
+    edits: [
+      {
+        file: 'src/db/tenant.ts',
+        from: "const OF_A_FACE = ['external_id', 'metadata', 'sealed']",
+        to: "const OF_A_FACE = ['metadata', 'sealed']",
+      },
+    ],
+    tests: [IDEMPOTENCY],
+  },
+  {
+    name: 'results-in-any-order',
+    breaks: 'the results of a batch are taken for one another',
+    edits: [{ file: 'src/db/tenant.ts', from: "    requireColumn(entered, 'scopes')\n", to: '' }],
+    tests: [REPETITION],
   },
 
   // == Protected templates ==
@@ -439,7 +501,7 @@ language sql stable security definer`,
     edits: [
       {
         file: 'src/db/verifications.ts',
-        from: '    await requireConfirmed(db, protectedProbe, maxDistance, [match], { verificationId: id })\n',
+        from: '    await requireConfirmed(db, protectedProbe, toDistance(decision.threshold), [match], { verificationId: id })\n',
         to: '',
       },
     ],
@@ -451,7 +513,7 @@ language sql stable security definer`,
     edits: [
       {
         file: 'src/db/identifications.ts',
-        from: '  await requireConfirmed(db, protectedProbe, maxDistance, search.matches, { identificationId: search.id })\n',
+        from: '  await requireConfirmed(db, protectedProbe, toDistance(threshold), matches, { identificationId: id })\n',
         to: '',
       },
     ],
@@ -658,7 +720,13 @@ language sql stable security definer`,
   {
     name: 'twin-enrolled',
     breaks: 'one person is enrolled under two names of a tenant that wants nobody twice',
-    edits: [{ file: 'src/db/faces.ts', from: 'where not exists (select from twin)', to: 'where true' }],
+    edits: [
+      {
+        file: 'src/db/faces.ts',
+        from: '${db.isFirst} and not exists (select from twin)\n      on conflict',
+        to: '${db.isFirst}\n      on conflict',
+      },
+    ],
     tests: [PICTURES],
   },
   {

@@ -20,7 +20,10 @@ export const crossOrigin = createMiddleware<AppContext>(async (c, next) => {
   const db: AppContext['Variables']['db'] | undefined = c.var.db
   if (origin && c.res.status !== 401 && db?.tenant.settings.allowedOrigins.includes(origin)) {
     c.res.headers.set('Access-Control-Allow-Origin', origin)
-    c.res.headers.set('Access-Control-Expose-Headers', 'RateLimit-Policy, Retry-After, Server-Timing, X-Request-Id')
+    c.res.headers.set(
+      'Access-Control-Expose-Headers',
+      'Idempotent-Replayed, RateLimit-Policy, Retry-After, Server-Timing, X-Request-Id',
+    )
   }
   return undefined
 })
@@ -28,6 +31,6 @@ export const crossOrigin = createMiddleware<AppContext>(async (c, next) => {
 const PREFLIGHT = {
   'Access-Control-Allow-Origin': '*',
   'Access-Control-Allow-Methods': 'GET, POST, PUT, PATCH, DELETE',
-  'Access-Control-Allow-Headers': 'Authorization, Content-Type, X-API-Key, X-Request-Id',
+  'Access-Control-Allow-Headers': 'Authorization, Content-Type, Idempotency-Key, X-API-Key, X-Request-Id',
   'Access-Control-Max-Age': '86400',
 }

@@ -51,6 +51,10 @@ export const EXCEPTIONS: Exception[] = [
       'count_faces, by trigger, and merge_face_counts',
     'policy face_counts_owner_delete on face_counts for delete to rekko_owner using (true)':
       'merge_face_counts, and erase_tenant_batch',
+    'policy idempotent_requests_owner_select on idempotent_requests for select to rekko_owner using (true)':
+      'claim_request, for the tenant that was entered by its own words; and purge_idempotent_requests, which looks for those whose time is over',
+    'policy idempotent_requests_owner_delete on idempotent_requests for delete to rekko_owner using (true)':
+      'claim_request, purge_idempotent_requests and erase_tenant_batch',
     'policy token_issuers_owner_select on token_issuers for select to rekko_owner using (true)':
       'of no tenant: a token finds its issuer',
     'policy token_issuers_owner_insert on token_issuers for insert to rekko_owner with check (true)':
@@ -98,6 +102,8 @@ export const EXCEPTIONS: Exception[] = [
       'answers nothing: raises when the credential that entered was revoked, or its issuer taken away, meanwhile',
     'function forget_subject(text) for rekko_app':
       'empties external_id and face_id in the audit of the tenant that was entered; the audit has no other change',
+    'function claim_request(bytea,bytea) for rekko_app':
+      'what the tenant that was entered was answered to a request of the same name, with the faces named in it; sets app.is_replay for the transaction',
     'function list_template_keys() for rekko_app':
       'the live keys of the tenant that was entered, wrapped: of no use without a master key, which the database never has',
     'function require_template_keys(integer[]) for rekko_app':
@@ -106,6 +112,7 @@ export const EXCEPTIONS: Exception[] = [
       'answers true, or raises: whether a version is the newest of the tenant that was entered; keeps it from being destroyed until the transaction ends',
     'function count_faces() for nobody': 'a trigger: writes how many faces came or went, of the rows that changed',
     'function merge_face_counts(integer) for rekko_jobs': 'adds up rows of each tenant by itself; answers a number',
+    'function purge_idempotent_requests(integer) for rekko_jobs': 'deletes rows whose time is over; answers a number',
     'function roll_up_usage(integer) for rekko_jobs': 'adds up events of each tenant by itself; answers a number',
     'function erase_requested_tenants(integer) for rekko_jobs':
       'goes on with an erasure that the operator requested; answers a number',

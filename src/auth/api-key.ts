@@ -28,17 +28,36 @@ declare const checked: unique symbol
 /** A string of the right shape with the right checksum; whether it is anyone's key is another matter. */
 export type ApiKey = string & { readonly [checked]: true }
 
-export function generateApiKey(environment: Environment): ApiKey {
+/**
+ * @param random bytes that nobody can guess: 64 are enough but once in 10^31 times, RangeError then
+ */
+export function generateApiKey(
+  environment: Environment,
+  random: Uint8Array = crypto.getRandomValues(new Uint8Array(64)),
+): ApiKey {
   let secret = ''
-  while (secret.length < SECRET_LENGTH) {
-    for (const byte of crypto.getRandomValues(new Uint8Array(SECRET_LENGTH))) {
-      // 248 is the largest multiple of 62 in a byte: what lies above would favor some characters
-      if (byte < 248 && secret.length < SECRET_LENGTH) secret += BASE62.charAt(byte % 62)
-    }
+  for (const byte of random) {
+    // 248 is the largest multiple of 62 in a byte: what lies above would favor some characters
+    if (byte < 248 && secret.length < SECRET_LENGTH) secret += BASE62.charAt(byte % 62)
   }
+  if (secret.length < SECRET_LENGTH) throw new RangeError('too few random bytes for an API key')
   const unchecked = `rk_${environment}_${secret}`
   // complete by construction
   return (unchecked + checksum(unchecked)) as ApiKey
+}
+
+/**
+ * The API key of a seed: whoever has the seed and the pepper can make it again, so that a repeated request is answered
+ * with the same key, which is stored nowhere.
+ *
+ * @param seed random, 64 hexadecimal digits
+ */
+export async function deriveApiKey(environment: Environment, seed: string, pepper: CryptoKey): Promise<ApiKey> {
+  const halves = await Promise.all(
+    // no API key and no token begins like that
+    [1, 2].map((half) => crypto.subtle.sign('HMAC', pepper, new TextEncoder().encode(`api key\0${seed}\0${half}`))),
+  )
+  return generateApiKey(environment, Buffer.concat(halves.map((half) => new Uint8Array(half))))
 }
 
 export function isApiKey(text: string): text is ApiKey {

@@ -2,7 +2,7 @@
 import type { Context } from 'hono'
 import { createMiddleware } from 'hono/factory'
 import {
-  type Credential,
+  type Entrance,
   findTenantByApiKey,
   findTenantByToken,
   findTokenIssuer,
@@ -13,6 +13,7 @@ import {
 } from '../db/tenant.ts'
 import type { AppContext, Env } from '../env.ts'
 import { ExpiringMap } from '../expiring-map.ts'
+import { findIdempotencyKey, nameKeyedRequest, nameRequest } from '../idempotency.ts'
 import { Problem } from '../problem.ts'
 import { isWithin, POLICY_OF_SCOPE, type PolicyName, tooManyRequests, toPolicyHeader } from '../rate-limit.ts'
 import { hashApiKey, isApiKey, type Scope, toPepper, toPrefix } from './api-key.ts'
@@ -37,12 +38,18 @@ export function requires(scope: Scope) {
       c.var.trace.refusal = 'absent'
       throw unauthenticated()
     }
-    const { tenant, credential, forget, renew } = isToken(presented)
+    const idempotencyKey = c.req.method === 'GET' ? null : findIdempotencyKey(c)
+    const entrance = isToken(presented)
       ? await enterByToken(c, presented, policy)
       : await enterByApiKey(c, presented, policy)
-    c.var.trace.tenantId = tenant.id
-    c.set('db', openTenant(c.env, c.var.trace, tenant, credential, scope, forget, renew))
+    const { id } = entrance.tenant
+    c.var.trace.tenantId = id
+    const own = nameRequest()
+    const name = async () =>
+      idempotencyKey === null ? own : nameKeyedRequest(c, idempotencyKey, id, await pepper(c.env))
+    c.set('db', openTenant(c.env, c.var.trace, entrance, scope, name))
     await next()
+    if (c.var.db.isReplay) c.res.headers.set('Idempotent-Replayed', 'true')
     // a refusal in the transaction looks like one before it
     if (c.res.status !== 401) c.res.headers.set('RateLimit-Policy', toPolicyHeader(policy))
   })
@@ -51,15 +58,6 @@ export function requires(scope: Scope) {
 /** After a change of its settings: this isolate reads the tenant anew, whatever credential comes next. */
 export function forgetTenant(tenantId: string): void {
   for (const tenants of [tenantsByKey, tenantsByToken]) tenants.deleteWhere(({ id }) => id === tenantId)
-}
-
-interface Entrance {
-  tenant: Tenant
-  credential: Credential
-  /** Called when the transaction refuses the credential. */
-  forget: () => void
-  /** Called when the transaction finds that it must be verified again. */
-  renew: () => Promise<Credential>
 }
 
 async function enterByApiKey(c: Context<AppContext>, key: string, policy: PolicyName): Promise<Entrance> {

@@ -1,8 +1,10 @@
 // Middleware for /v1/operator: lets in tokens of the one issuer that OPERATOR_ISSUER names, and nothing else.
+import type { Context } from 'hono'
 import { createMiddleware } from 'hono/factory'
 import { openOperator } from '../db/operator.ts'
 import { missingScope, unauthenticated } from '../db/tenant.ts'
 import type { AppContext, Env } from '../env.ts'
+import { IDEMPOTENCY_KEY } from '../idempotency.ts'
 import { Problem } from '../problem.ts'
 import { isWithin, tooManyRequests, toPolicyHeader } from '../rate-limit.ts'
 import type { Trace } from '../trace.ts'
@@ -32,9 +34,20 @@ export function requiresOperator(scope: OperatorScope) {
     if (subject === null) throw await refuse('subject')
     if (!(await isWithin(c.env, 'admin', `operator ${subject}`))) throw tooManyRequests('admin')
     if (!scopes.includes(scope)) throw missingScope(scope)
+    requireNoIdempotencyKey(c)
     c.set('operator', openOperator(c.env, c.var.trace, subject))
     await next()
     c.res.headers.set('RateLimit-Policy', toPolicyHeader('admin'))
+  })
+}
+
+/** What is not kept must not seem to be: whoever sends a key relies on it. */
+function requireNoIdempotencyKey({ req }: Context<AppContext>): void {
+  if (req.method === 'GET' || req.header(IDEMPOTENCY_KEY) === undefined) return
+  throw new Problem('INVALID_REQUEST', 'Correct the fields named in errors.', {
+    errors: [
+      { parameter: IDEMPOTENCY_KEY, detail: "Is for a tenant's requests: look whether it was done before you repeat." },
+    ],
   })
 }
 

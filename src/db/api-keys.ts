@@ -18,8 +18,13 @@ export type StoredApiKey = {
   last_used_at: Date | null
 }
 
+/** A key as it was made, now or by an earlier request of the same name. */
+export type MadeApiKey = StoredApiKey & { seed: string }
+
 /** A key that was generated a moment ago: what is stored of it. */
 export interface NewApiKey {
+  /** What it was derived from, 64 hexadecimal digits: remembered with the request, to derive it again. */
+  seed: string
   /** HMAC-SHA-256, 64 hexadecimal digits. */
   hash: string
   prefix: string
@@ -39,13 +44,14 @@ export async function createApiKey(
   name: string,
   scopes: readonly Scope[],
   key: NewApiKey,
-): Promise<StoredApiKey | { missingScopes: Scope[] } | null> {
-  type Row = Omit<StoredApiKey, 'id'> & { id: string | null; missing_scopes: Scope[] }
-  const [row] = await db.run<Row>(db.sql`
-    with asked as materialized (
+): Promise<MadeApiKey | { missingScopes: Scope[] } | null> {
+  type Row = Omit<MadeApiKey, 'id'> & { id: string | null; missing_scopes: Scope[] }
+  const [row] = await db.act<Row>({
+    parts: db.sql`asked as materialized (
       select
         array(select s from unnest(${[...scopes]}::text[]) as s where not s = any (current_scopes())) as missing_scopes,
         count_valid_api_keys(${db.tenant.id}::uuid) as valid_keys
+      where ${db.isFirst}
     ), created as (
       insert into api_keys (tenant_id, name, hash, prefix, scopes, expires_at)
       select
@@ -57,10 +63,13 @@ export async function createApiKey(
     ), noted as (
       insert into admin_events (tenant_id, action, target, request_id)
       select tenant_id, 'api_key.created', id::text, ${db.requestId} from created
-    )
+    )`,
+    answer: db.sql`
     select
-      a.missing_scopes, c.id, c.name, c.prefix, c.scopes, c.created_at, c.expires_at, c.revoked_at, c.last_used_at
-    from asked a left join created c on true`)
+      a.missing_scopes, ${key.seed}::text as seed, c.id, c.name, c.prefix, c.scopes, c.created_at, c.expires_at, c.revoked_at,
+      c.last_used_at
+    from asked a left join created c on true`,
+  })
   if (!row) throw new RangeError('a statement that always answers a row answered none')
   const { missing_scopes, id, ...created } = row
   if (missing_scopes.length > 0) return { missingScopes: missing_scopes }
@@ -84,15 +93,15 @@ export async function rotateApiKey(
   id: string,
   overlapSeconds: number,
   key: NewApiKey,
-): Promise<StoredApiKey | { missingScopes: Scope[] } | 'not valid' | 'too many' | null> {
-  type Row = Omit<StoredApiKey, 'id'> & {
+): Promise<MadeApiKey | { missingScopes: Scope[] } | 'not valid' | 'too many' | null> {
+  type Row = Omit<MadeApiKey, 'id'> & {
     id: string | null
     is_valid: boolean
     has_room: boolean
     missing_scopes: Scope[]
   }
-  const [row] = await db.run<Row>(db.sql`
-    with found as materialized (
+  const [row] = await db.act<Row>({
+    parts: db.sql`found as materialized (
       select
         id,
         revoked_at is null and (expires_at is null or expires_at > clock_timestamp()) as is_valid,
@@ -100,7 +109,7 @@ export async function rotateApiKey(
         -- a key that ends at once makes room for its successor
         count_valid_api_keys(tenant_id) < ${MAX_VALID_KEYS}::integer or ${overlapSeconds}::integer = 0 as has_room
       from api_keys
-      where tenant_id = ${db.tenant.id} and id = ${id}
+      where tenant_id = ${db.tenant.id} and id = ${id} and ${db.isFirst}
     ), rotated as (
       update api_keys k set expires_at = least(
         k.expires_at,
@@ -121,11 +130,13 @@ export async function rotateApiKey(
     ), noted as (
       insert into admin_events (tenant_id, action, target, request_id)
       select tenant_id, 'api_key.rotated', id::text, ${db.requestId} from rotated
-    )
+    )`,
+    answer: db.sql`
     select
-      f.is_valid, f.has_room, f.missing_scopes, c.id, c.name, c.prefix, c.scopes, c.created_at, c.expires_at,
+      f.is_valid, f.has_room, f.missing_scopes, ${key.seed}::text as seed, c.id, c.name, c.prefix, c.scopes, c.created_at, c.expires_at,
       c.revoked_at, c.last_used_at
-    from found f left join created c on true`)
+    from found f left join created c on true`,
+  })
   if (!row) return null
   const { is_valid, has_room, missing_scopes, id: newId, ...created } = row
   if (newId !== null) return { id: newId, ...created }
@@ -142,10 +153,10 @@ export async function rotateApiKey(
  * @returns false when there is no such key
  */
 export async function revokeApiKey(db: TenantDatabase, id: string): Promise<boolean> {
-  const found = await db.run(db.sql`
-    with locked as materialized (
+  const found = await db.act({
+    parts: db.sql`locked as materialized (
       -- whoever makes a key by this one holds the row too: it is made before, and can be seen, or not at all
-      select id from tenants where id = ${db.tenant.id} for no key update
+      select id from tenants where id = ${db.tenant.id} and ${db.isFirst} for no key update
     ), found as materialized (
       select k.tenant_id, k.id from api_keys k, locked l where k.tenant_id = l.id and k.id = ${id}
     ), revoked as (
@@ -156,8 +167,9 @@ export async function revokeApiKey(db: TenantDatabase, id: string): Promise<bool
     ), noted as (
       insert into admin_events (tenant_id, action, target, request_id)
       select tenant_id, 'api_key.revoked', id::text, ${db.requestId} from revoked
-    )
-    select id from found`)
+    )`,
+    answer: db.sql`select id from found`,
+  })
   return found.length > 0
 }
 

@@ -54,7 +54,8 @@ export async function replaceFace(
     db,
     face,
     sql`delete from faces
-      where tenant_id = ${db.tenant.id} and external_id = ${face.externalId} and not exists (select from twin)
+      where tenant_id = ${db.tenant.id} and external_id = ${face.externalId} and ${db.isFirst}
+        and not exists (select from twin)
       returning created_at`,
     // one that another request has put in the place of the deleted one meanwhile
     sql`do update set
@@ -87,14 +88,14 @@ async function insertFace(
 ): Promise<Insertion> {
   const { sql, tenant } = db
   const { model } = tenant.settings
-  type Row = Partial<Face> & { is_new: boolean | null; is_duplicate: boolean }
-  const { rows } = await db.runProtected<Row, { template: Template; probe: ProtectedProbe | null }>(
+  type Row = Partial<Omit<Face, 'external_id' | 'metadata'>> & { is_new: boolean | null; is_duplicate: boolean }
+  const { rows } = await db.actProtected<Row, { template: Template; probe: ProtectedProbe | null }>(
     async (keys) => ({
       template: await toTemplate(keys[0], { externalId: face.externalId, model: model.id }, face.embedding),
       probe: tenant.settings.allowsDuplicates ? null : await toProtectedProbe(keys, model.id, face.embedding),
     }),
-    ({ template, probe }) => sql`
-    with twin as materialized (${probe ? findTwin(db, face, probe) : noTwin(db)}), found as (
+    ({ template, probe }) => ({
+      parts: sql`twin as materialized (${probe ? findTwin(db, face, probe) : noTwin(db)}), found as (
       insert into identifications (
         tenant_id, face_id, external_id, identified, confidence, threshold, model, faces_searched, faces_matched,
         probe_quality, latency_ms, request_id
@@ -119,25 +120,28 @@ async function insertFace(
         ${face.qualityScore}, coalesce(before.created_at, transaction_timestamp())
       -- an aggregate, so that what is replaced is gone first
       from hold_template_key(${template.keyVersion}), (select min(created_at) as created_at from replaced) as before
-      where not exists (select from twin)
+      where ${db.isFirst} and not exists (select from twin)
       on conflict (tenant_id, external_id) ${onConflict}
       -- xmax is 0 in a row that this statement inserted
-      returning tenant_id, id, external_id, metadata, quality_score, created_at, updated_at, xmax = 0 as is_inserted
+      returning tenant_id, id, quality_score, created_at, updated_at, xmax = 0 as is_inserted
     ), metered as (
       insert into usage_events (tenant_id, kind)
       select tenant_id, 'registration' from enrolled union all select tenant_id, 'identification' from found
-    )
+    )`,
+      answer: sql`
     select
-      e.id, e.external_id, e.metadata, e.quality_score::float8, e.created_at, e.updated_at,
+      e.id, e.quality_score::float8, e.created_at, e.updated_at,
       e.is_inserted and not exists (select from replaced) as is_new,
       exists (select from twin) as is_duplicate
     from (values (true)) as one_face left join enrolled e on true`,
+    }),
   )
   const [row] = rows
   if (!row) throw new RangeError('an insert answered no row')
   const { is_new, is_duplicate, ...enrolled } = row
   // the columns of one row of faces, or none of them
-  return { face: enrolled.id ? (enrolled as Face) : null, is_new, is_duplicate }
+  const written = { ...enrolled, external_id: face.externalId, metadata: face.metadata }
+  return { face: enrolled.id ? (written as Face) : null, is_new, is_duplicate }
 }
 
 /**
@@ -153,7 +157,7 @@ function findTwin(db: TenantDatabase, { externalId }: NewFace, probe: ProtectedP
         where tenant_id = ${tenant.id} and model = ${probe.model} and external_id <> ${externalId}
           and id = any ((select ${shortlist(db, probe)})::uuid[])
       ) as others
-      where distance <= ${toDistance(tenant.settings.identificationThreshold)}::float8
+      where distance <= ${toDistance(tenant.settings.identificationThreshold)}::float8 and ${db.isFirst}
       order by distance, id limit 1`
 }
 
@@ -193,11 +197,15 @@ export async function listFaces(db: TenantDatabase, after: string | null, limit:
 
 /** @returns null when nobody is enrolled under this external_id */
 export async function updateMetadata(db: TenantDatabase, externalId: string, metadata: Metadata): Promise<Face | null> {
-  const [face] = await db.run<Face>(db.sql`
-    update faces set metadata = ${JSON.stringify(metadata)}::jsonb, updated_at = transaction_timestamp()
-    where tenant_id = ${db.tenant.id} and external_id = ${externalId}
-    returning id, external_id, metadata, quality_score::float8, created_at, updated_at`)
-  return face ?? null
+  const [face] = await db.act<Omit<Face, 'external_id' | 'metadata'>>({
+    parts: db.sql`changed as (
+      update faces set metadata = ${JSON.stringify(metadata)}::jsonb, updated_at = transaction_timestamp()
+      where tenant_id = ${db.tenant.id} and external_id = ${externalId} and ${db.isFirst}
+      returning id, quality_score::float8, created_at, updated_at
+    )`,
+    answer: db.sql`select id, quality_score, created_at, updated_at from changed`,
+  })
+  return face ? { ...face, external_id: externalId, metadata } : null
 }
 
 /**
@@ -206,13 +214,14 @@ export async function updateMetadata(db: TenantDatabase, externalId: string, met
  * @returns false when nobody is enrolled under this external_id
  */
 export async function eraseFace(db: TenantDatabase, externalId: string): Promise<boolean> {
-  const erased = await db.run(db.sql`
-    with erased as (
-      delete from faces where tenant_id = ${db.tenant.id} and external_id = ${externalId}
+  const erased = await db.act({
+    parts: db.sql`erased as (
+      delete from faces where tenant_id = ${db.tenant.id} and external_id = ${externalId} and ${db.isFirst}
       returning tenant_id, external_id
     ), metered as (
       insert into usage_events (tenant_id, kind) select tenant_id, 'deletion' from erased
-    )
-    select forget_subject(external_id) from erased`)
+    )`,
+    answer: db.sql`select forget_subject(external_id)::text as forgotten from erased`,
+  })
   return erased.length > 0
 }

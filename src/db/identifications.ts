@@ -56,15 +56,16 @@ export type Identification = {
 export async function identifyFace(db: TenantDatabase, probe: Probe, maxResults: number): Promise<Search> {
   const { model, identificationThreshold } = db.tenant.settings
   const maxDistance = toDistance(identificationThreshold)
-  type Row = Omit<Search, 'matches'> & { matches: (Match & ClaimedMatch)[] }
-  const { rows, protected: protectedProbe } = await db.runProtected<Row, ProtectedProbe>(
+  type Row = Omit<Search, 'matches'> & { threshold: number } & Match & ClaimedMatch
+  const { rows, protected: protectedProbe } = await db.actProtected<Row, ProtectedProbe>(
     (keys) => toProtectedProbe(keys, model.id, probe.embedding),
-    (prepared) => db.sql`
-    with candidates as materialized (
+    (prepared) => ({
+      parts: db.sql`candidates as materialized (
       select id, external_id, key_version, sealed, ${distanceTo(db, prepared)} as distance
       from faces
       where tenant_id = ${db.tenant.id}
         and model = ${model.id}
+        and ${db.isFirst}
         -- in a sub-select it runs once; as a bare call the planner would run it too, for its estimate
         and id = any ((select ${shortlist(db, prepared)})::uuid[])
     ), nearest as (
@@ -88,38 +89,32 @@ export async function identifyFace(db: TenantDatabase, probe: Probe, maxResults:
         ${probe.isLive}::boolean, trunc(${probe.quality}::numeric, 4),
         extract(epoch from clock_timestamp() - transaction_timestamp()) * 1000,
         ${db.requestId}
-      from (select ${keysAreLive(db, prepared)}) as one_search left join best on true
-      returning tenant_id, id, faces_searched
+      from (select ${keysAreLive(db, prepared)} where ${db.isFirst}) as one_search left join best on true
+      returning tenant_id, id, faces_searched, threshold
     ), metered as (
       insert into usage_events (tenant_id, kind) select tenant_id, 'identification' from recorded
     ), matches as (
       select id, external_id, key_version, sealed, distance
       from nearest where is_match order by distance, id limit ${maxResults}
-    )
-    select
-      id, faces_searched,
-      coalesce(
-        (
-          select jsonb_agg(
-            jsonb_build_object(
-              'external_id', m.external_id, 'face_id', m.id,
-              'confidence', ${confidence(db)},
-              'distance', m.distance, 'key_version', m.key_version,
-              'sealed', encode(m.sealed, 'base64')
-            ) order by m.distance, m.id
-          )
-          from matches m
-        ),
-        '[]'
-      ) as matches
-    from recorded`,
+    )`,
+      // a row for each match, or one without any
+      answer: db.sql`
+      select
+        r.id, r.faces_searched, r.threshold, m.external_id, m.id as face_id, ${confidence(db)}::float8 as confidence,
+        m.distance, m.key_version, encode(m.sealed, 'base64') as sealed
+      from recorded r left join matches m on true
+      order by m.distance, m.id`,
+    }),
   )
   const [search] = rows
   if (!search) throw new RangeError('a search answered no row')
-  await requireConfirmed(db, protectedProbe, maxDistance, search.matches, { identificationId: search.id })
+  const { id, faces_searched, threshold } = search
+  const matches = rows.filter((row) => row.face_id !== null)
+  await requireConfirmed(db, protectedProbe, toDistance(threshold), matches, { identificationId: id })
   return {
-    ...search,
-    matches: search.matches.map(({ external_id, face_id, confidence }) => ({ external_id, face_id, confidence })),
+    id,
+    faces_searched,
+    matches: matches.map(({ external_id, face_id, confidence }) => ({ external_id, face_id, confidence })),
   }
 }
 

@@ -8,19 +8,23 @@ const BATCH_SIZE = 5_000
 const MAX_ROUNDS = 20
 
 /**
- * Turns usage events into usage records, merges the changes of face counts, and goes on with the erasure of
- * tenants. May run twice at the same time, and stop anywhere: each transaction consumes what it counts.
+ * Turns usage events into usage records, merges the changes of face counts, forgets requests that nobody repeats any more,
+ * and goes on with the erasure of tenants. May run twice at the same time, and stop anywhere: each transaction consumes what it counts.
  */
 export async function runJobs(env: Env): Promise<void> {
   const { sql, transact } = connect(env, env.JOBS_DATABASE_URL, startTrace('scheduled'))
   for (let round = 0; round < MAX_ROUNDS; round++) {
     const counted = await transact(
-      [sql`select roll_up_usage(${BATCH_SIZE}) as rows`, sql`select merge_face_counts(${BATCH_SIZE}) as rows`],
+      [
+        sql`select roll_up_usage(${BATCH_SIZE}) as rows`,
+        sql`select merge_face_counts(${BATCH_SIZE}) as rows`,
+        sql`select purge_idempotent_requests(${BATCH_SIZE}) as rows`,
+      ],
       { readOnly: false },
     )
     // a transaction of its own: with the locks of the others in hand it could meet an erasure of the operator's
     // that wants them the other way round
     const erased = await transact([sql`select erase_requested_tenants(${BATCH_SIZE}) as rows`], { readOnly: false })
-    if ([...counted, ...erased].every(([row]) => row?.['rows'] === 0)) return
+    if ([...counted, ...erased].every(({ rows: [row] }) => row?.['rows'] === 0)) return
   }
 }

@@ -11,13 +11,6 @@ export type Row = Record<string, unknown>
 export type DatabaseTrace = Pick<Trace, 'databaseMs' | 'databaseRequests'>
 
 /**
- * Longer than Neon needs to wake up, shorter than a gate's patience; and longer than both statements of a
- * batch may take (statement_timeout of the logins, scripts/database/bootstrap.ts), so that PostgreSQL
- * gives up before we do, and what was answered with 503 is not carried out behind our back.
- */
-const DEADLINE_MS = 10_000
-
-/**
  * A request to the database failed. Carries PostgreSQL's five-character SQLSTATE and nothing else:
  * the driver's message may hold parameters, which are faces. Without an SQLSTATE the request may or
  * may not have been carried out.
@@ -36,6 +29,22 @@ export class DatabaseError extends Error {
     // connections, a deadlock, resources, an operator or a timeout, a lock that was not to be had
     return this.sqlstate === undefined || /^(08|40|53|57|55P03)/.test(this.sqlstate)
   }
+
+  /** Nothing of it is left, and that need not be so a moment later: a conflict, a restart, too many connections. */
+  get isTransient(): boolean {
+    return /^(40001|40P01|57P0[123]|53300)$/.test(this.sqlstate ?? '')
+  }
+
+  /** Nobody knows what was carried out. */
+  get isAmbiguous(): boolean {
+    return this.sqlstate === undefined || this.sqlstate.startsWith('08')
+  }
+}
+
+/** What one statement answered. */
+export interface StatementResult {
+  rows: Row[]
+  columns: { name: string; dataTypeID: number }[]
 }
 
 export interface Database {
@@ -43,11 +52,15 @@ export interface Database {
   /**
    * Sends statements as one HTTP request and one transaction.
    *
-   * @returns the rows of each statement
-   * @throws DatabaseError, with nothing of the transaction left unless `sqlstate` is undefined
+   * @param options `timeoutMs` of at least what both statements of a batch may take (statement_timeout of the logins,
+   *   scripts/database/bootstrap.ts), so that PostgreSQL gives up before we do
+   * @returns what each statement answered
+   * @throws DatabaseError, with nothing of the transaction left unless it `isAmbiguous`
    */
-  transact(statements: Statement[], options: { readOnly: boolean }): Promise<Row[][]>
+  transact(statements: Statement[], options: { readOnly: boolean; timeoutMs?: number }): Promise<StatementResult[]>
 }
+
+const TIMEOUT_MS = 10_000
 
 const drivers = new Map<string, Sql>()
 
@@ -62,14 +75,17 @@ export function connect(env: Env, url: string | undefined, trace: DatabaseTrace)
   drivers.set(url, sql)
   return {
     sql,
-    async transact(statements, { readOnly }) {
+    async transact(statements, { readOnly, timeoutMs = TIMEOUT_MS }) {
       const sentAt = Date.now()
       try {
-        return await sql.transaction(statements, {
+        const results = await sql.transaction(statements, {
           readOnly,
           isolationLevel: 'ReadCommitted',
-          fetchOptions: { signal: AbortSignal.timeout(DEADLINE_MS) },
+          fullResults: true,
+          fetchOptions: { signal: AbortSignal.timeout(timeoutMs) },
         })
+        if (results.length !== statements.length) throw new RangeError('not one result for each statement')
+        return results.map(({ rows, fields }) => ({ rows, columns: fields }))
       } catch (error) {
         throw toDatabaseError(error)
       } finally {

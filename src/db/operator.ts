@@ -3,6 +3,7 @@
 import type { Env } from '../env.ts'
 import type { Trace } from '../trace.ts'
 import { connect, type Row, type Sql, type Statement } from './neon.ts'
+import { repeating } from './repetition.ts'
 
 export interface OperatorDatabase {
   readonly sql: Sql
@@ -18,9 +19,13 @@ export function openOperator(env: Env, trace: Trace, actor: string): OperatorDat
     async run<Result extends Row>(statement: Statement) {
       const name = sql`
         select set_config('app.actor', ${`operator:${actor}`}, true), set_config('app.request_id', ${trace.requestId}, true)`
-      const [, rows] = await transact([name, statement], { readOnly: false })
+      const [, result] = await repeating(
+        ({ timeoutMs }) => transact([name, statement], { readOnly: false, timeoutMs }),
+        // it is not remembered, so nothing is sent twice that may have been carried out
+        (error) => error.isTransient,
+      )
       // the caller's statement and its row type stand side by side in one function of db/
-      return (rows ?? []) as Result[]
+      return (result?.rows ?? []) as Result[]
     },
   }
 }

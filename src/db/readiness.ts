@@ -3,7 +3,7 @@ import type { Env } from '../env.ts'
 import { connect, DatabaseError, type DatabaseTrace } from './neon.ts'
 
 /** The oldest schema that this code works with: the newest migration it was written for. */
-export const SCHEMA_VERSION = 8
+export const SCHEMA_VERSION = 10
 
 export type Readiness = {
   /** The login is rekko_app, owns nothing, is a member of nothing and cannot bypass the policies. */
@@ -31,8 +31,8 @@ export async function findReadiness(env: Env, trace: DatabaseTrace): Promise<Rea
       ) as row_level_security,
       coalesce((select version >= ${SCHEMA_VERSION} and not dirty from schema_migrations), false) as schema_version`
   try {
-    const [rows] = await transact([checks], { readOnly: true })
-    const row = rows?.[0]
+    const [checked] = await transact([checks], { readOnly: true })
+    const row = checked?.rows[0]
     return {
       role: row?.['role'] === true,
       row_level_security: row?.['row_level_security'] === true,

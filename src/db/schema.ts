@@ -236,6 +236,29 @@ export const identifications = pgTable(
   ],
 ).enableRLS()
 
+export const idempotentRequests = pgTable(
+  'idempotent_requests',
+  {
+    tenantId: uuid('tenant_id').notNull(),
+    key: bytea('key').notNull(),
+    fingerprint: bytea('fingerprint'),
+    answer: jsonb('answer').notNull(),
+    createdAt: now('created_at'),
+    expiresAt: instant('expires_at').notNull(),
+  },
+  (table) => [
+    primaryKey({ name: 'idempotent_requests_pkey', columns: [table.tenantId, table.key] }),
+    foreignKey({ name: 'idempotent_requests_tenant_id_fkey', columns: [table.tenantId], foreignColumns: [tenants.id] }),
+    check('idempotent_requests_key_check', sql`octet_length(key) = case when fingerprint is null then 16 else 32 end`),
+    check('idempotent_requests_fingerprint_check', sql`octet_length(fingerprint) = 32`),
+    check('idempotent_requests_answer_check', sql`jsonb_typeof(answer) = 'array'`),
+    index('idx_idempotent_requests_expires').on(table.expiresAt),
+    ...wall('idempotent_requests'),
+    ownerPolicy('idempotent_requests', { for: 'select', using: sql`true` }),
+    ownerPolicy('idempotent_requests', { for: 'delete', using: sql`true` }),
+  ],
+).enableRLS()
+
 export const integrityEvents = pgTable(
   'integrity_events',
   {

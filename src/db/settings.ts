@@ -27,18 +27,19 @@ export async function readTenant(db: TenantDatabase): Promise<TenantDetails> {
  *   stays
  */
 export async function changeSettings(db: TenantDatabase, change: Record<string, unknown>): Promise<TenantDetails> {
-  const [row] = await db.run<TenantRow>(db.sql`
-    with changed as (
+  const [row] = await db.act<TenantRow>({
+    parts: db.sql`changed as (
       update tenants set
         settings = jsonb_strip_nulls(settings || ${JSON.stringify(change)}::jsonb),
         updated_at = transaction_timestamp()
-      where id = ${db.tenant.id}
+      where id = ${db.tenant.id} and ${db.isFirst}
       returning id, name, settings, created_at, updated_at
     ), noted as (
       insert into admin_events (tenant_id, action, request_id)
       select id, 'tenant.settings_changed', ${db.requestId} from changed
-    )
-    select name, settings, created_at, updated_at from changed`)
+    )`,
+    answer: db.sql`select name, settings, created_at, updated_at from changed`,
+  })
   return toDetails(db, row)
 }
 

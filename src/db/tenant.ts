@@ -1,16 +1,21 @@
 // The one door to tenant data. Nothing else in the Worker reads or writes a tenant's rows.
 //
 // A request sends one Neon batch: the first statement enters the tenant (and refuses a credential
-// that was revoked a moment ago), the second does the work. Row-level security is the wall; the
+// that was revoked a moment ago), the last does the work. Row-level security is the wall; the
 // statements name `tenant_id` as well, because the planner needs it.
+//
+// What changes something is an `Act`: its statement also remembers what it answers, under the name of the request, so
+// that it is done once however often it is sent. Where it may have been done before, a statement between the two asks.
 import type { Environment, Scope } from '../auth/api-key.ts'
 import type { Env } from '../env.ts'
 import type { Models } from '../face/models.ts'
+import type { RequestName } from '../idempotency.ts'
 import { modelsOf } from '../models.ts'
 import { Problem } from '../problem.ts'
 import { type Settings, toSettings } from '../settings.ts'
 import type { Trace } from '../trace.ts'
-import { connect, DatabaseError, type Row, type Sql, type Statement } from './neon.ts'
+import { connect, DatabaseError, type Row, type Sql, type Statement, type StatementResult } from './neon.ts'
+import { type Attempt, repeating } from './repetition.ts'
 import {
   forgetTemplateKeys,
   listTemplateKeys,
@@ -47,30 +52,64 @@ export interface TenantDatabase {
   readonly sql: Sql
   readonly requestId: string
   /**
-   * Runs one statement inside the tenant: one HTTP request, one transaction.
+   * Reads, or notes something beside the act of the request: one HTTP request, one transaction.
    *
    * @throws Problem UNAUTHENTICATED or MISSING_SCOPE when the credential is refused; DatabaseError
    *   for everything else. Nothing is written in either case.
    */
   run<Result extends Row>(statement: Statement, options?: { readOnly: boolean }): Promise<Result[]>
   /**
-   * As `run`, for a statement that compares or writes templates; one request more when the isolate does not know the
+   * Does what the request is about, once; of several with one name, the later are answered with what the first one did. As
+   * `run` otherwise.
+   *
+   * @throws Problem IDEMPOTENCY_KEY_IN_USE, IDEMPOTENCY_KEY_REUSED, or ANSWER_ERASED when a face that was answered is gone
+   */
+  act<Result extends Row>(act: Act): Promise<Result[]>
+  /**
+   * As `act`, for a statement that compares or writes templates; one request more when the isolate does not know the
    * tenant's keys.
    *
-   * @param protect does what takes the keys; `write` makes the statement of it. Both are asked again when it turns out
+   * @param protect does what takes the keys; `write` makes the act of it. Both are asked again when it turns out
    *   that the tenant was re-keyed meanwhile. They are two because a Statement is a promise: awaited, it would be sent.
    * @returns the rows, and what was protected when they were found
    * @throws Problem NOT_CONFIGURED when the tenant's keys cannot be had
    */
-  runProtected<Result extends Row, Protected>(
+  actProtected<Result extends Row, Protected>(
     protect: (keys: TemplateKeys) => Promise<Protected>,
-    write: (protected_: Protected) => Statement,
+    write: (protected_: Protected) => Act,
   ): Promise<{ rows: Result[]; protected: Protected }>
+  /** SQL: whether what this transaction is to do was not done before. Every part of an act asks it, or reads one that does. */
+  readonly isFirst: Statement
+  /** Whether the answer was remembered under a key of the client's. */
+  readonly isReplay: boolean
   /** Notes, for the log, that a match was not confirmed. */
   noteTampering(reason: string): void
   /** The scopes that the credential had in the transaction; empty before the first `run`. */
   readonly scopes: ReadonlySet<Scope>
 }
+
+/** A statement that changes something. */
+export interface Act {
+  /** Its common table expressions, without `with`. */
+  parts: Statement
+  /**
+   * The rows that the request is answered from. `face_id` names a face whose `external_id`, `key_version` and `sealed` are
+   * read again for a repetition; `external_id`, `metadata` and `sealed` are not remembered.
+   */
+  answer: Statement
+  /** SQL of the columns of `answer`: the same request may be tried again after a while, so nothing is remembered of it. */
+  tooSoon?: Statement
+}
+
+/** Columns that only a face may hold, so that its erasure leaves nothing of it. */
+const OF_A_FACE = ['external_id', 'metadata', 'sealed']
+/** As long as a client may repeat; and as long as the Worker may, with something to spare for one that was held up. */
+const REMEMBERED = { clients: '24 hours', ours: '10 minutes' }
+/** Of PostgreSQL's types: timestamptz, which travels as text in JSON. */
+const TIMESTAMPTZ = 1184
+
+/** A face as a remembered answer names it, as it is now. */
+type NamedFace = { id: string; external_id: string; model: string; key_version: number; sealed: string }
 
 // SQLSTATEs of our own (class RK), raised by the functions in migrations/ that enter a tenant.
 const REFUSALS: Record<string, string> = {
@@ -83,10 +122,13 @@ const REFUSALS: Record<string, string> = {
 const ISSUER_CHANGED = 'RK415'
 const SCOPE_MISSING = 'RK403'
 const KEYS_CHANGED = 'RK416'
+const IN_FLIGHT = 'RK409'
+const OTHER_REQUEST = 'RK422'
+const UNIQUE_VIOLATION = '23505'
 // An audit row names a face that another request erased or replaced after this one had found it.
 const FOREIGN_KEY_VIOLATION = '23503'
 /** One face can be replaced again and again, faster than it is verified. */
-const MAX_ATTEMPTS = 5
+const MAX_ROUNDS = 5
 
 /** One answer for absent, malformed, unknown, revoked and expired: it tells a guesser nothing. */
 export function unauthenticated(): Problem {
@@ -110,12 +152,12 @@ export async function findTenantByApiKey(
   trace: Trace,
   keyHash: string,
 ): Promise<{ tenant: Tenant; refusal: string | null } | null> {
-  const { sql, transact } = connect(env, env.DATABASE_URL, trace)
-  const [rows] = await transact(
-    [sql`select tenant_id, environment, settings, refusal from resolve_api_key(decode(${keyHash}, 'hex'))`],
+  const row = await resolve(
+    env,
+    trace,
+    (sql) => sql`select tenant_id, environment, settings, refusal from resolve_api_key(decode(${keyHash}, 'hex'))`,
     { readOnly: false },
   )
-  const row = rows?.[0]
   if (!row) return null
   const refusal = row['refusal']
   return {
@@ -135,16 +177,13 @@ export async function findTenantByToken(
   issuer: VerifiedIssuer,
   tenantId: string,
 ): Promise<Tenant | null> {
-  const { sql, transact } = connect(env, env.DATABASE_URL, trace)
-  const [rows] = await transact(
-    [
-      sql`select environment, settings from resolve_token_tenant(
-        ${issuer.id}::uuid, ${issuer.revision}::bigint, ${tenantId}::uuid
-      )`,
-    ],
-    { readOnly: true },
+  const row = await resolve(
+    env,
+    trace,
+    (sql) => sql`select environment, settings from resolve_token_tenant(
+      ${issuer.id}::uuid, ${issuer.revision}::bigint, ${tenantId}::uuid
+    )`,
   )
-  const row = rows?.[0]
   return row ? toTenant(env, tenantId, row) : null
 }
 
@@ -154,12 +193,28 @@ export async function findTokenIssuer(
   trace: Trace,
   name: string,
 ): Promise<(VerifiedIssuer & { configuration: unknown }) | null> {
-  const { sql, transact } = connect(env, env.DATABASE_URL, trace)
-  const [rows] = await transact([sql`select id, revision::text, configuration from resolve_token_issuer(${name})`], {
-    readOnly: true,
-  })
-  const row = rows?.[0]
+  const row = await resolve(
+    env,
+    trace,
+    (sql) => sql`select id, revision::text, configuration from resolve_token_issuer(${name})`,
+  )
   return row ? { id: String(row['id']), revision: String(row['revision']), configuration: row['configuration'] } : null
+}
+
+/** The row that a function answers to an isolate that begins; it may be asked as often as need be. */
+async function resolve(
+  env: Env,
+  trace: Trace,
+  write: (sql: Sql) => Statement,
+  { readOnly } = { readOnly: true },
+): Promise<Row | undefined> {
+  const { sql, transact } = connect(env, env.DATABASE_URL, trace)
+  const [result] = await repeating(({ timeoutMs }) => transact([write(sql)], { readOnly, timeoutMs }), mayHelp)
+  return result?.rows[0]
+}
+
+function mayHelp(error: DatabaseError): boolean {
+  return error.isTransient || error.isAmbiguous
 }
 
 function toTenant(env: Env, id: string, row: Row): Tenant {
@@ -170,23 +225,31 @@ function toTenant(env: Env, id: string, row: Row): Tenant {
   }
 }
 
+/** How a request comes in. */
+export interface Entrance {
+  tenant: Tenant
+  credential: Credential
+  /** Called when the transaction refuses the credential: forgets what was cached about it. */
+  forget: () => void
+  /** Called when a token's issuer was changed since: verifies it again, for the same tenant. */
+  renew: () => Promise<Credential>
+}
+
 /**
  * @param scope what the credential must be allowed to do
- * @param onRefused called when the credential is refused, to forget what was cached about it
- * @param renew called when a token's issuer was changed since: verifies it again, for the same tenant
+ * @param name of the request; asked when its body was read
  */
 export function openTenant(
   env: Env,
   trace: Trace,
-  tenant: Tenant,
-  credential: Credential,
+  { tenant, credential, forget, renew }: Entrance,
   scope: Scope,
-  onRefused: () => void,
-  renew: () => Promise<Credential>,
+  name: () => Promise<RequestName>,
 ): TenantDatabase {
   const { sql, transact } = connect(env, env.DATABASE_URL, trace)
   let scopes: ReadonlySet<Scope> = new Set()
   let entering = credential
+  let isReplay = false
 
   function enter(): Statement {
     return entering.kind === 'api_key'
@@ -197,40 +260,99 @@ export function openTenant(
         ) as scopes`
   }
 
-  async function transactOnce(statement: Statement, readOnly: boolean): Promise<Row[]> {
-    const [entered, rows] = await transact([enter(), statement], { readOnly })
+  /** @param statements behind the one that enters */
+  async function transactOnce(
+    statements: Statement[],
+    readOnly: boolean,
+    { timeoutMs }: Attempt,
+  ): Promise<StatementResult[]> {
+    const [entered, ...results] = await transact([enter(), ...statements], { readOnly, timeoutMs })
+    requireColumn(entered, 'scopes')
     // the functions answer scopes that a CHECK constraint keeps to those of SCOPES
-    scopes = new Set(entered?.[0]?.['scopes'] as Scope[])
-    return rows ?? []
+    scopes = new Set(entered?.rows[0]?.['scopes'] as Scope[])
+    return results
   }
 
-  /** Repeats what may be repeated; turns a refused credential into its answer. */
-  async function transactInside(statement: Statement, readOnly: boolean, attempts = MAX_ATTEMPTS): Promise<Row[]> {
-    try {
-      return await transactOnce(statement, readOnly).catch((error: unknown) => {
-        // once more, and the face is no longer found, or the one in its place is: the erasure has won
-        if (isSqlState(error, FOREIGN_KEY_VIOLATION) && attempts > 1) {
-          return transactInside(statement, readOnly, attempts - 1)
-        }
-        if (!isSqlState(error, ISSUER_CHANGED)) throw error
-        return renew().then((renewed) => {
-          entering = renewed
-          return transactOnce(statement, readOnly)
-        })
+  /** As `transactOnce`, again where a change beside it has got in its way. */
+  async function transactInside(
+    statements: Statement[],
+    readOnly: boolean,
+    attempt: Attempt,
+    rounds = MAX_ROUNDS,
+  ): Promise<StatementResult[]> {
+    return transactOnce(statements, readOnly, attempt).catch((error: unknown) => {
+      // once more, and the face is no longer found, or the one in its place is: the erasure has won
+      if (isSqlState(error, FOREIGN_KEY_VIOLATION) && rounds > 1) {
+        return transactInside(statements, readOnly, attempt, rounds - 1)
+      }
+      if (!isSqlState(error, ISSUER_CHANGED)) throw error
+      return renew().then((renewed) => {
+        entering = renewed
+        return transactOnce(statements, readOnly, attempt)
       })
-    } catch (error) {
-      if (isSqlState(error, SCOPE_MISSING)) throw missingScope(scope)
-      const refusal = error instanceof DatabaseError ? REFUSALS[error.sqlstate ?? ''] : undefined
-      if (refusal === undefined) throw error
-      trace.refusal = refusal
-      onRefused()
-      throw unauthenticated()
+    })
+  }
+
+  /** Turns what the functions raise into the client's answer. */
+  function refuse(error: unknown): never {
+    if (isSqlState(error, SCOPE_MISSING)) throw missingScope(scope)
+    if (isSqlState(error, IN_FLIGHT)) {
+      throw new Problem('IDEMPOTENCY_KEY_IN_USE', 'Send it again in a moment.', { headers: { 'Retry-After': '1' } })
     }
+    if (isSqlState(error, OTHER_REQUEST)) {
+      throw new Problem('IDEMPOTENCY_KEY_REUSED', 'Use another key for another request.')
+    }
+    const refusal = error instanceof DatabaseError ? REFUSALS[error.sqlstate ?? ''] : undefined
+    if (refusal === undefined) throw error
+    trace.refusal = refusal
+    forget()
+    throw unauthenticated()
+  }
+
+  async function run(statement: Statement, readOnly: boolean): Promise<Row[]> {
+    const [result] = await repeating(
+      (attempt) => transactInside([statement], readOnly, attempt),
+      // what is only noted is not remembered
+      readOnly ? mayHelp : (error) => error.isTransient,
+    ).catch(refuse)
+    return result?.rows ?? []
+  }
+
+  /** @returns the rows; `wasDone` when they are those of an earlier request of this name */
+  async function act(write: Act): Promise<{ rows: Row[]; wasDone: boolean }> {
+    const named = await name()
+    const statement = remembering(sql, tenant.id, named, write)
+    const claim = sql`select answer, faces from claim_request(decode(${named.key}, 'hex'), decode(${named.fingerprint}, 'hex'))`
+    const results = await repeating(
+      async (attempt) => {
+        // nobody else knows a random number: nothing can have been done under it before this has been sent once
+        if (named.fingerprint === null && !attempt.isRepetition) {
+          return transactInside([statement], false, attempt).catch((error: unknown) => {
+            // sent once and carried out twice, by somebody between us and the database
+            throw isSqlState(error, UNIQUE_VIOLATION) ? new DatabaseError(undefined) : error
+          })
+        }
+        const claimed = await transactInside([claim, statement], false, attempt)
+        requireColumn(claimed[0], 'answer')
+        return claimed
+      },
+      (error, { isRepetition }) =>
+        mayHelp(error) ||
+        // it may be our own, which was given up
+        (error.sqlstate === IN_FLIGHT && isRepetition),
+    ).catch(refuse)
+    const done = results.at(-1)
+    const remembered = results.length > 1 ? results[0]?.rows[0] : undefined
+    if (!remembered) return { rows: done?.rows ?? [], wasDone: false }
+    isReplay = named.fingerprint !== null
+    // columns of claim_request
+    const { answer, faces } = remembered as { answer: Row[]; faces: NamedFace[] }
+    return { rows: restore(answer, faces, tenant.settings.model.id, done?.columns ?? []), wasDone: true }
   }
 
   async function findTemplateKeys(): Promise<TemplateKeys> {
     const known = recallTemplateKeys(tenant)
-    return known ?? unwrapTemplateKeys(env, tenant, await transactInside(listTemplateKeys(sql), true))
+    return known ?? unwrapTemplateKeys(env, tenant, await run(listTemplateKeys(sql), true))
   }
 
   return {
@@ -241,17 +363,29 @@ export function openTenant(
     get scopes() {
       return scopes
     },
-    async run<Result extends Row>(statement: Statement, { readOnly } = { readOnly: false }) {
-      // the caller's statement and its row type stand side by side in one function of db/
-      return (await transactInside(statement, readOnly)) as Result[]
+    get isReplay() {
+      return isReplay
     },
-    async runProtected<Result extends Row, Protected>(
+    isFirst: isFirst(sql),
+    // the caller's statement and its row type stand side by side in one function of db/
+    async run<Result extends Row>(statement: Statement, { readOnly } = { readOnly: false }) {
+      return (await run(statement, readOnly)) as Result[]
+    },
+    async act<Result extends Row>(write: Act) {
+      return (await act(write)).rows as Result[]
+    },
+    async actProtected<Result extends Row, Protected>(
       protect: (keys: TemplateKeys) => Promise<Protected>,
-      write: (protected_: Protected) => Statement,
+      write: (protected_: Protected) => Act,
     ) {
       const attempt = async () => {
-        const found = await protect(await findTemplateKeys())
-        return { rows: (await transactInside(write(found), false)) as Result[], protected: found }
+        const keys = await findTemplateKeys()
+        const found = await protect(keys)
+        const { rows, wasDone } = await act(write(found))
+        // a face may have been moved to a key since it was answered
+        if (wasDone && !rows.every(({ key_version }) => isKnown(keys, key_version)))
+          throw new DatabaseError(KEYS_CHANGED)
+        return { rows: rows as Result[], protected: found }
       }
       try {
         return await attempt()
@@ -265,6 +399,65 @@ export function openTenant(
       trace.fault = { fault: 'template_integrity', reason }
     },
   }
+}
+
+/** SQL: that claim_request has found nothing, or was not asked. */
+export function isFirst(sql: Sql): Statement {
+  return sql`nullif(current_setting('app.is_replay', true), '') is null`
+}
+
+/**
+ * The statement of an act, with what it answers written down in the same transaction. That nothing could be done is written
+ * down too: else a batch that is carried out twice would be told of an enrollment that the person is enrolled already.
+ */
+export function remembering(sql: Sql, tenantId: string, { key, fingerprint }: RequestName, act: Act): Statement {
+  return sql`
+    with ${act.parts}, answer as materialized (
+      ${act.answer}
+    ), remembered as (
+      insert into idempotent_requests (tenant_id, key, fingerprint, answer, expires_at)
+      select
+        ${tenantId}, decode(${key}, 'hex'), decode(${fingerprint}, 'hex'),
+        coalesce(jsonb_agg(to_jsonb(answer) - ${OF_A_FACE}::text[]), '[]'),
+        transaction_timestamp() + ${fingerprint === null ? REMEMBERED.ours : REMEMBERED.clients}::interval
+      from answer
+      having ${isFirst(sql)}
+        and bool_or(${act.tooSoon ?? sql`false`}) is not true
+    )
+    select * from answer`
+}
+
+/**
+ * The rows of an answer that was remembered.
+ *
+ * @param faces those that the rows name, as far as they are still there
+ * @param model of the tenant
+ * @param columns of the statement that was asked again and had nothing to do
+ */
+function restore(answer: Row[], faces: NamedFace[], model: string, columns: StatementResult['columns']): Row[] {
+  const times = columns.filter(({ dataTypeID }) => dataTypeID === TIMESTAMPTZ).map(({ name }) => name)
+  return answer.map((remembered) => {
+    const row = { ...remembered }
+    for (const time of times) if (typeof row[time] === 'string') row[time] = new Date(row[time])
+    const faceId = row['face_id'] ?? null
+    if (faceId === null) return row
+    const face = faces.find(({ id }) => id === faceId)
+    // replaced, erased, or left behind by another recognizer: it cannot be confirmed any more
+    if (face?.model !== model) {
+      throw new Problem('ANSWER_ERASED', 'Ask anew, with another Idempotency-Key.')
+    }
+    const { external_id, key_version, sealed } = face
+    return { ...row, external_id, key_version, sealed }
+  })
+}
+
+function isKnown(keys: TemplateKeys, version: unknown): boolean {
+  return version === undefined || version === null || keys.some((keyring) => keyring.version === version)
+}
+
+/** What answers in another shape than ours is not our endpoint's answer, or not the whole of it. */
+function requireColumn(result: StatementResult | undefined, name: string): void {
+  if (result?.columns[0]?.name !== name) throw new DatabaseError(undefined)
 }
 
 export function missingScope(...scopes: string[]): Problem {

@@ -46,5 +46,10 @@ export async function findUsage(db: TenantDatabase, period: string): Promise<Usa
 
 /** Meters a look at pictures of which nothing is kept, in a transaction that checks the credential like any other. */
 export async function recordAnalysis(db: TenantDatabase): Promise<void> {
-  await db.run(db.sql`insert into usage_events (tenant_id, kind) values (${db.tenant.id}, 'analysis')`)
+  await db.act({
+    parts: db.sql`metered as (
+      insert into usage_events (tenant_id, kind) select ${db.tenant.id}, 'analysis' where ${db.isFirst} returning kind
+    )`,
+    answer: db.sql`select kind from metered`,
+  })
 }

@@ -31,6 +31,9 @@ export type Verification = {
   created_at: Date
 }
 
+/** What the client is told of a verification. */
+export type Decision = Pick<Verification, 'id' | 'verified' | 'confidence' | 'threshold' | 'liveness_passed'>
+
 /**
  * Compares a probe with the face enrolled under an external_id.
  *
@@ -51,24 +54,24 @@ export async function verifyFace(
   db: TenantDatabase,
   externalId: string,
   probe: Probe,
-): Promise<Verification | 'other model' | { retryAfterSeconds: number } | null> {
+): Promise<Decision | 'other model' | { retryAfterSeconds: number } | null> {
   const { model, verificationThreshold, failedVerificationsPerHour, failedVerificationsPerDay } = db.tenant.settings
   const maxDistance = toDistance(verificationThreshold)
-  type Row = Omit<Verification, 'id' | 'external_id' | 'face_id'> &
-    Omit<ClaimedMatch, 'distance'> & {
+  type Row = Omit<Decision, 'id'> &
+    Omit<ClaimedMatch, 'distance' | 'external_id'> & {
       id: string | null
-      enrolled_model: string
+      model: string
       wait_seconds: number | null
       distance: number | null
     }
-  const { rows, protected: protectedProbe } = await db.runProtected<Row, ProtectedProbe>(
+  const { rows, protected: protectedProbe } = await db.actProtected<Row, ProtectedProbe>(
     (keys) => toProtectedProbe(keys, model.id, probe.embedding),
-    (prepared) => db.sql`
-    with enrolled as (
+    (prepared) => ({
+      parts: db.sql`enrolled as (
       select
         tenant_id, id, external_id, model, key_version, sealed, ${distanceTo(db, prepared)} as distance
       from faces
-      where tenant_id = ${db.tenant.id} and external_id = ${externalId} and ${keysAreLive(db, prepared)}
+      where tenant_id = ${db.tenant.id} and external_id = ${externalId} and ${db.isFirst} and ${keysAreLive(db, prepared)}
     ), waiting as materialized (
       select seconds_until_attempt(
         tenant_id, external_id, ${failedVerificationsPerHour}::integer, ${failedVerificationsPerDay}::integer
@@ -89,29 +92,30 @@ export async function verifyFace(
         ${db.requestId}
       from enrolled, waiting
       where waiting.seconds = 0 and distance is not null
-      returning *
+      returning id, verified, confidence, threshold, liveness_passed
     ), metered as (
-      insert into usage_events (tenant_id, kind) select tenant_id, 'verification' from recorded
-    )
+      insert into usage_events (tenant_id, kind) select ${db.tenant.id}, 'verification' from recorded
+    )`,
+      answer: db.sql`
     select
-      r.id, e.external_id, e.id as face_id, r.verified, r.confidence::float8, r.threshold, r.model, r.liveness_passed,
-      r.probe_quality::float8, r.latency_ms, r.request_id, r.created_at, w.seconds as wait_seconds, e.model as enrolled_model,
-      e.distance, e.key_version, case when r.verified then encode(e.sealed, 'base64') end as sealed
+      r.id, r.verified, r.confidence::float8, r.threshold, r.liveness_passed, w.seconds as wait_seconds, e.id as face_id,
+      e.model, e.distance, e.key_version, case when r.verified then encode(e.sealed, 'base64') end as sealed
     from enrolled e left join waiting w on true left join recorded r on true`,
+      tooSoon: db.sql`wait_seconds > 0`,
+    }),
   )
   const [row] = rows
   if (!row) return null
-  const { wait_seconds, enrolled_model, distance, key_version, sealed, ...verification } = row
-  const { id, face_id } = verification
-  if (enrolled_model !== model.id) return 'other model'
+  const { id, wait_seconds, face_id, model: enrolledModel, distance, key_version, sealed, ...decision } = row
+  if (enrolledModel !== model.id) return 'other model'
   // under a key that the tenant does not have: nobody who enrolls writes that
   if (distance === null) throw await tampered(db, 'not opened', face_id, {})
   if (id === null) return { retryAfterSeconds: wait_seconds ?? 0 }
-  if (verification.verified) {
+  if (decision.verified) {
     const match = { face_id, external_id: externalId, key_version, sealed, distance }
-    await requireConfirmed(db, protectedProbe, maxDistance, [match], { verificationId: id })
+    await requireConfirmed(db, protectedProbe, toDistance(decision.threshold), [match], { verificationId: id })
   }
-  return { ...verification, id }
+  return { ...decision, id }
 }
 
 /** Where a page of the audit ends: the newest come first. */

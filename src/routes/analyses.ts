@@ -24,6 +24,8 @@ import {
   toProbe,
 } from './face-source.ts'
 import {
+  ACT,
+  ACT_PROBLEMS,
   BODY_PROBLEMS,
   COMMON_PROBLEMS,
   Confidence,
@@ -95,13 +97,14 @@ export const analyses = new OpenAPIHono<AppContext>()
       operationId: 'compareFaces',
       summary: 'Compare two faces that the request brings; neither is kept',
       tags,
+      ...ACT,
       method: 'post',
       path: '/compare',
       middleware: [requires('verify'), faceBody] as const,
       request: bodies(Pair, PairForm),
       responses: {
         200: json(Comparison, 'Compared'),
-        ...problems(...COMMON_PROBLEMS, ...BODY_PROBLEMS, ...PROBE_PROBLEMS),
+        ...problems(...COMMON_PROBLEMS, ...ACT_PROBLEMS, ...BODY_PROBLEMS, ...PROBE_PROBLEMS),
       },
     }),
     async (c) => {
@@ -131,13 +134,14 @@ export const analyses = new OpenAPIHono<AppContext>()
       operationId: 'checkLiveness',
       summary: 'Judge whether a picture shows a live person; it is not kept',
       tags,
+      ...ACT,
       method: 'post',
       path: '/liveness',
       middleware: [requires('verify'), faceBody] as const,
       request: bodies(Picture, PictureForm),
       responses: {
         200: json(Liveness, 'Judged, for or against'),
-        ...problems(...COMMON_PROBLEMS, ...BODY_PROBLEMS, ...ONE_FACE_PROBLEMS),
+        ...problems(...COMMON_PROBLEMS, ...ACT_PROBLEMS, ...BODY_PROBLEMS, ...ONE_FACE_PROBLEMS),
       },
     }),
     async (c) => {
@@ -170,13 +174,14 @@ export const analyses = new OpenAPIHono<AppContext>()
       operationId: 'detectFaces',
       summary: 'Find all faces in a picture, and say how good each is; it is not kept',
       tags,
+      ...ACT,
       method: 'post',
       path: '/detect',
       middleware: [requires('verify'), faceBody] as const,
       request: bodies(Picture, PictureForm),
       responses: {
         200: json(Detection, 'The faces that were found; none when there are none'),
-        ...problems(...COMMON_PROBLEMS, ...BODY_PROBLEMS, ...IMAGE_PROBLEMS),
+        ...problems(...COMMON_PROBLEMS, ...ACT_PROBLEMS, ...BODY_PROBLEMS, ...IMAGE_PROBLEMS),
       },
     }),
     async (c) => {

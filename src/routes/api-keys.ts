@@ -1,12 +1,13 @@
 // /v1/api-keys: the keys of a tenant, which it makes, rotates and revokes itself.
 import { createRoute, OpenAPIHono, z } from '@hono/zod-openapi'
 import type { Context } from 'hono'
-import { type ApiKey, generateApiKey, hashApiKey, SCOPES, toPrefix } from '../auth/api-key.ts'
+import { deriveApiKey, hashApiKey, SCOPES, toPrefix } from '../auth/api-key.ts'
 import { pepper, requires } from '../auth/authenticate.ts'
 import {
   createApiKey,
   listApiKeys,
   MAX_VALID_KEYS,
+  type MadeApiKey,
   type NewApiKey,
   revokeApiKey,
   rotateApiKey,
@@ -16,7 +17,18 @@ import { missingScope } from '../db/tenant.ts'
 import type { AppContext } from '../env.ts'
 import { jsonBody } from '../json-body.ts'
 import { Problem } from '../problem.ts'
-import { BODY_PROBLEMS, body, COMMON_PROBLEMS, json, Name, problems, Timestamp, Uuid } from './fields.ts'
+import {
+  ACT,
+  ACT_PROBLEMS,
+  BODY_PROBLEMS,
+  body,
+  COMMON_PROBLEMS,
+  json,
+  Name,
+  problems,
+  Timestamp,
+  Uuid,
+} from './fields.ts'
 import { Page, pageOf, readPage, toPosition } from './page.ts'
 
 const MAX_LIFETIME_YEARS = 10
@@ -99,23 +111,22 @@ export const apiKeys = new OpenAPIHono<AppContext>()
         'The key is of the environment of the tenant. A credential can grant only scopes that it has itself. ' +
         `A tenant has at most ${MAX_VALID_KEYS} keys that are neither revoked nor expired.`,
       tags,
+      ...ACT,
       method: 'post',
       path: '/',
       middleware: [requires('admin'), jsonBody] as const,
       request: body(NewKey),
       responses: {
         201: json(ApiKeyShown, 'Made'),
-        ...problems(...COMMON_PROBLEMS, ...BODY_PROBLEMS, 'TOO_MANY_API_KEYS'),
+        ...problems(...COMMON_PROBLEMS, ...ACT_PROBLEMS, ...BODY_PROBLEMS, 'TOO_MANY_API_KEYS'),
       },
     }),
     async (c) => {
       const { name, scopes, expires_at } = c.req.valid('json')
-      const { shown, stored } = await generate(c, expires_at)
-
-      const created = await createApiKey(c.var.db, name, scopes, stored)
+      const created = await createApiKey(c.var.db, name, scopes, await generate(c, expires_at))
       if (!created) throw tooManyKeys()
       if ('missingScopes' in created) throw missingScope(...created.missingScopes)
-      return c.json({ ...toAnswer(created), api_key: shown }, 201)
+      return c.json(await toShown(c, created), 201)
     },
   )
   .openapi(
@@ -127,6 +138,7 @@ export const apiKeys = new OpenAPIHono<AppContext>()
         'During the overlap both work, and both count towards the number of keys that a tenant may have. When the ' +
         'answer was lost, rotate again and revoke the key that nobody knows.',
       tags,
+      ...ACT,
       method: 'post',
       path: '/{api_key_id}/rotate',
       middleware: [requires('admin'), jsonBody] as const,
@@ -135,6 +147,7 @@ export const apiKeys = new OpenAPIHono<AppContext>()
         201: json(ApiKeyShown, 'The successor'),
         ...problems(
           ...COMMON_PROBLEMS,
+          ...ACT_PROBLEMS,
           ...BODY_PROBLEMS,
           'API_KEY_NOT_FOUND',
           'API_KEY_NOT_VALID',
@@ -144,14 +157,13 @@ export const apiKeys = new OpenAPIHono<AppContext>()
     }),
     async (c) => {
       const { overlap_seconds = DEFAULT_OVERLAP_SECONDS, expires_at } = c.req.valid('json')
-      const { shown, stored } = await generate(c, expires_at)
-
-      const successor = await rotateApiKey(c.var.db, c.req.valid('param').api_key_id, overlap_seconds, stored)
+      const { api_key_id } = c.req.valid('param')
+      const successor = await rotateApiKey(c.var.db, api_key_id, overlap_seconds, await generate(c, expires_at))
       if (!successor) throw keyNotFound()
       if (successor === 'not valid') throw new Problem('API_KEY_NOT_VALID', 'Make a new one with POST /v1/api-keys.')
       if (successor === 'too many') throw tooManyKeys()
       if ('missingScopes' in successor) throw missingScope(...successor.missingScopes)
-      return c.json({ ...toAnswer(successor), api_key: shown }, 201)
+      return c.json(await toShown(c, successor), 201)
     },
   )
   .openapi(
@@ -162,13 +174,14 @@ export const apiKeys = new OpenAPIHono<AppContext>()
         'A key may revoke itself. One that is revoked already, or has expired, is answered in the same way, so that ' +
         'the request can be repeated when its answer was lost.',
       tags,
+      ...ACT,
       method: 'delete',
       path: '/{api_key_id}',
       middleware: [requires('admin')] as const,
       request: ById,
       responses: {
         204: { description: 'Revoked, now or before' },
-        ...problems(...COMMON_PROBLEMS, 'API_KEY_NOT_FOUND'),
+        ...problems(...COMMON_PROBLEMS, ...ACT_PROBLEMS, 'API_KEY_NOT_FOUND'),
       },
     }),
     async (c) => {
@@ -186,20 +199,30 @@ function isExpiry(text: string): boolean {
   return expiry > Date.now() && expiry <= latest.getTime()
 }
 
-/** A key of the tenant's environment: what is shown of it, once, and what is stored. */
-async function generate(
-  c: Context<AppContext>,
-  expiresAt: string | null | undefined,
-): Promise<{ shown: ApiKey; stored: NewApiKey }> {
-  const shown = generateApiKey(c.var.db.tenant.environment)
-  const hash = await hashApiKey(shown, await pepper(c.env))
-  return { shown, stored: { hash, prefix: toPrefix(shown), expiresAt: expiresAt ? new Date(expiresAt) : null } }
+/** A key of the tenant's environment: what is stored of it, and what it can be derived from. */
+async function generate(c: Context<AppContext>, expiresAt: string | null | undefined): Promise<NewApiKey> {
+  const seed = Buffer.from(crypto.getRandomValues(new Uint8Array(32))).toString('hex')
+  const peppered = await pepper(c.env)
+  const key = await deriveApiKey(c.var.db.tenant.environment, seed, peppered)
+  return {
+    seed,
+    hash: await hashApiKey(key, peppered),
+    prefix: toPrefix(key),
+    expiresAt: expiresAt ? new Date(expiresAt) : null,
+  }
 }
 
-function toAnswer({ id, created_at, expires_at, revoked_at, last_used_at, ...key }: StoredApiKey) {
+async function toShown(c: Context<AppContext>, { seed, ...key }: MadeApiKey) {
+  return {
+    ...toAnswer(key),
+    api_key: await deriveApiKey(c.var.db.tenant.environment, seed, await pepper(c.env)),
+  }
+}
+
+function toAnswer({ id, name, prefix, scopes, created_at, expires_at, revoked_at, last_used_at }: StoredApiKey) {
   return {
     api_key_id: id,
-    ...key,
+    ...{ name, prefix, scopes },
     created_at: created_at.toISOString(),
     expires_at: expires_at?.toISOString() ?? null,
     revoked_at: revoked_at?.toISOString() ?? null,

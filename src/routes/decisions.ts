@@ -4,7 +4,7 @@ import type { Scope } from '../auth/api-key.ts'
 import { requires } from '../auth/authenticate.ts'
 import { identifyFace, type Match } from '../db/identifications.ts'
 import { isAcceptable } from '../db/templates.ts'
-import { type Verification, verifyFace } from '../db/verifications.ts'
+import { type Decision as DecisionMade, verifyFace } from '../db/verifications.ts'
 import type { AppContext } from '../env.ts'
 import { faceBody } from '../face-body.ts'
 import { Problem } from '../problem.ts'
@@ -21,6 +21,8 @@ import {
   toProbe,
 } from './face-source.ts'
 import {
+  ACT,
+  ACT_PROBLEMS,
   BODY_PROBLEMS,
   COMMON_PROBLEMS,
   Confidence,
@@ -80,6 +82,7 @@ export const decisions = new OpenAPIHono<AppContext>()
       operationId: 'verifyFace',
       summary: 'Verify (1:1) that a probe shows the person enrolled under an external_id',
       tags,
+      ...ACT,
       method: 'post',
       path: '/verify',
       middleware: [requires('verify'), faceBody] as const,
@@ -88,12 +91,14 @@ export const decisions = new OpenAPIHono<AppContext>()
         200: json(Decision, 'Decided, for or against'),
         ...problems(
           ...COMMON_PROBLEMS,
+          ...ACT_PROBLEMS,
           ...BODY_PROBLEMS,
           ...PROBE_PROBLEMS,
           'LIVENESS_FAILED',
           'FACE_NOT_FOUND',
           'TOO_MANY_ATTEMPTS',
           'TEMPLATE_INTEGRITY',
+          'ANSWER_ERASED',
         ),
       },
     }),
@@ -128,13 +133,22 @@ export const decisions = new OpenAPIHono<AppContext>()
       operationId: 'searchFaces',
       summary: 'Identify (1:N) the person a probe shows, among all enrolled faces',
       tags,
+      ...ACT,
       method: 'post',
       path: '/search',
       middleware: [requires('identify'), faceBody] as const,
       request: bodies(Probe, ProbeForm),
       responses: {
         200: json(SearchResult, 'Matches at or above the threshold only, best first; none when nobody is near enough'),
-        ...problems(...COMMON_PROBLEMS, ...BODY_PROBLEMS, ...PROBE_PROBLEMS, 'LIVENESS_FAILED', 'TEMPLATE_INTEGRITY'),
+        ...problems(
+          ...COMMON_PROBLEMS,
+          ...ACT_PROBLEMS,
+          ...BODY_PROBLEMS,
+          ...PROBE_PROBLEMS,
+          'LIVENESS_FAILED',
+          'TEMPLATE_INTEGRITY',
+          'ANSWER_ERASED',
+        ),
       },
     }),
     async (c) => {
@@ -158,7 +172,7 @@ export const decisions = new OpenAPIHono<AppContext>()
   )
 
 function toDecision(
-  verification: Verification,
+  verification: DecisionMade,
   scopes: ReadonlySet<Scope>,
   latencyMs: number,
 ): z.infer<typeof Decision> {

@@ -28,6 +28,8 @@ import {
   toEnrollment,
 } from './face-source.ts'
 import {
+  ACT,
+  ACT_PROBLEMS,
   BODY_PROBLEMS,
   body,
   COMMON_PROBLEMS,
@@ -90,13 +92,20 @@ export const faces = new OpenAPIHono<AppContext>()
       operationId: 'enrollFace',
       summary: 'Enroll a face',
       tags,
+      ...ACT,
       method: 'post',
       path: '/',
       middleware: [requires('faces:write'), faceBody] as const,
       request: bodies(Enrollment, EnrollmentForm),
       responses: {
         201: json(EnrolledFace, 'Enrolled'),
-        ...problems(...COMMON_PROBLEMS, ...BODY_PROBLEMS, ...ENROLLMENT_PROBLEMS, 'FACE_ALREADY_EXISTS'),
+        ...problems(
+          ...COMMON_PROBLEMS,
+          ...ACT_PROBLEMS,
+          ...BODY_PROBLEMS,
+          ...ENROLLMENT_PROBLEMS,
+          'FACE_ALREADY_EXISTS',
+        ),
       },
     }),
     async (c) => {
@@ -154,6 +163,7 @@ export const faces = new OpenAPIHono<AppContext>()
       operationId: 'replaceFace',
       summary: 'Enroll a face, or replace the one enrolled under this external_id',
       tags,
+      ...ACT,
       method: 'put',
       path: '/{external_id}',
       middleware: [requires('faces:write'), faceBody] as const,
@@ -161,7 +171,7 @@ export const faces = new OpenAPIHono<AppContext>()
       responses: {
         200: json(EnrolledFace, 'Replaced, by a face of another face_id'),
         201: json(EnrolledFace, 'Enrolled'),
-        ...problems(...COMMON_PROBLEMS, ...BODY_PROBLEMS, ...ENROLLMENT_PROBLEMS),
+        ...problems(...COMMON_PROBLEMS, ...ACT_PROBLEMS, ...BODY_PROBLEMS, ...ENROLLMENT_PROBLEMS),
       },
     }),
     async (c) => {
@@ -180,13 +190,14 @@ export const faces = new OpenAPIHono<AppContext>()
       operationId: 'updateFaceMetadata',
       summary: 'Replace the metadata of an enrolled face',
       tags,
+      ...ACT,
       method: 'patch',
       path: '/{external_id}',
       middleware: [requires('faces:write'), jsonBody] as const,
       request: { ...ByExternalId, ...body(MetadataChange) },
       responses: {
         200: json(FaceDetails, 'Changed'),
-        ...problems(...COMMON_PROBLEMS, ...BODY_PROBLEMS, 'FACE_NOT_FOUND'),
+        ...problems(...COMMON_PROBLEMS, ...ACT_PROBLEMS, ...BODY_PROBLEMS, 'FACE_NOT_FOUND'),
       },
     }),
     async (c) => {
@@ -201,11 +212,12 @@ export const faces = new OpenAPIHono<AppContext>()
       operationId: 'eraseFace',
       summary: 'Erase a face, and the external_id from the audit',
       tags,
+      ...ACT,
       method: 'delete',
       path: '/{external_id}',
       middleware: [requires('faces:write')] as const,
       request: ByExternalId,
-      responses: { 204: { description: 'Erased' }, ...problems(...COMMON_PROBLEMS, 'FACE_NOT_FOUND') },
+      responses: { 204: { description: 'Erased' }, ...problems(...COMMON_PROBLEMS, ...ACT_PROBLEMS, 'FACE_NOT_FOUND') },
     }),
     async (c) => {
       const wasErased = await eraseFace(c.var.db, c.req.valid('param').external_id)

@@ -2,6 +2,7 @@
 import { z } from '@hono/zod-openapi'
 import { findExternalIdFault, MAX_EXTERNAL_ID_LENGTH } from '../external-id.ts'
 import { DIMENSIONS, type Embedding, isFault, toEmbedding } from '../face/embedding.ts'
+import { IDEMPOTENCY_KEY } from '../idempotency.ts'
 import { findFlaw } from '../json-flaw.ts'
 import { findMetadataFault } from '../metadata.ts'
 import { findNameFault, MAX_NAME_LENGTH } from '../name.ts'
@@ -165,6 +166,25 @@ export const BODY_PROBLEMS = [
   'BODY_TOO_LARGE',
   'UNSUPPORTED_MEDIA_TYPE',
 ] as const satisfies ProblemCode[]
+
+/** What a route that changes something may answer besides. */
+export const ACT_PROBLEMS = ['IDEMPOTENCY_KEY_IN_USE', 'IDEMPOTENCY_KEY_REUSED'] as const satisfies ProblemCode[]
+
+/** The header of a route that changes something; `requires` reads it. */
+export const ACT = {
+  parameters: [
+    {
+      name: IDEMPOTENCY_KEY,
+      in: 'header' as const,
+      required: false,
+      schema: { type: 'string' as const, minLength: 1, maxLength: 255, pattern: '^[\\x20-\\x7e]+$' },
+      description:
+        'Your name for this request, a random UUID for instance. For 24 hours the same request with the same key is done ' +
+        'once, and answered as the first time, with the header "Idempotent-Replayed: true". Send it again whenever an ' +
+        'answer was lost.',
+    },
+  ],
+}
 
 export function json<Schema extends z.ZodType>(schema: Schema, description: string) {
   return { description, content: { 'application/json': { schema } } }

@@ -6,7 +6,7 @@ import { changeSettings, readTenant, type TenantDetails } from '../db/settings.t
 import type { Tenant } from '../db/tenant.ts'
 import type { AppContext } from '../env.ts'
 import { jsonBody } from '../json-body.ts'
-import { BODY_PROBLEMS, body, COMMON_PROBLEMS, json, problems, Timestamp, Uuid } from './fields.ts'
+import { ACT, ACT_PROBLEMS, BODY_PROBLEMS, body, COMMON_PROBLEMS, json, problems, Timestamp, Uuid } from './fields.ts'
 import { requireFloor, SettingsAnswer, SettingsChange, toSettingsAnswer } from './settings.ts'
 
 const TenantChange = z.strictObject({ settings: SettingsChange }).openapi('OwnTenantChange')
@@ -50,11 +50,15 @@ export const tenant = new OpenAPIHono<AppContext>()
       summary: 'Change settings of the tenant',
       description: 'In force wherever the service runs within a minute.',
       tags,
+      ...ACT,
       method: 'patch',
       path: '/',
       middleware: [requires('admin'), jsonBody] as const,
       request: body(TenantChange),
-      responses: { 200: json(TenantAnswer, 'Changed'), ...problems(...COMMON_PROBLEMS, ...BODY_PROBLEMS) },
+      responses: {
+        200: json(TenantAnswer, 'Changed'),
+        ...problems(...COMMON_PROBLEMS, ...ACT_PROBLEMS, ...BODY_PROBLEMS),
+      },
     }),
     async (c) => {
       const { settings } = c.req.valid('json')

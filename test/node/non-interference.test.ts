@@ -356,6 +356,8 @@ class Masks {
       .replace(/(?<="next_cursor":")[^"]+/g, name('cursor'))
       .replace(/\\\\x[0-9a-f]{4158}/g, 'sealed')
       .replace(/\\\\x[0-9a-f]{64}/g, 'hash')
+      .replace(/\\\\x[0-9a-f]{32}/g, 'request')
+      .replace(/("seed": ?)"[0-9a-f]{64}"/g, '$1seed')
       .replace(/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/g, name('id'))
       .replace(/\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d(:\d\d)?)/g, 'time')
       .replace(/("latency_ms": ?)\d+/g, '$1some')

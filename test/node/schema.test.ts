@@ -94,6 +94,7 @@ describe('the roles', () => {
       'admin_events',
       'api_keys',
       'faces',
+      'idempotent_requests',
       'identifications',
       'integrity_events',
       'usage_events',
@@ -102,7 +103,13 @@ describe('the roles', () => {
   })
 
   it('rekko_app cannot read the hashes of API keys, nor who may sign tokens', async () => {
-    const hidden = [...OPERATOR_TABLES, 'admin_events', 'integrity_events', 'token_issuer_tenants']
+    const hidden = [
+      ...OPERATOR_TABLES,
+      'admin_events',
+      'idempotent_requests',
+      'integrity_events',
+      'token_issuer_tenants',
+    ]
     expect(await tablesWith('rekko_app', 'SELECT')).toEqual(
       [...tables, 'schema_migrations'].filter((name) => !hidden.includes(name)).sort(),
     )

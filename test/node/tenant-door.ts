@@ -4,12 +4,15 @@ import { neon, SqlTemplate } from '@neondatabase/serverless'
 import { readDevelopmentMasterKeys } from '../../scripts/database/development.ts'
 import type { Statement } from '../../src/db/neon.ts'
 import type { TemplateKeys } from '../../src/db/template-keys.ts'
-import type { TenantDatabase } from '../../src/db/tenant.ts'
+import { type Act, isFirst, remembering, type TenantDatabase } from '../../src/db/tenant.ts'
 import { BUILT_IN_MODELS } from '../../src/face/models.ts'
+import { nameRequest } from '../../src/idempotency.ts'
 import { toSettings } from '../../src/settings.ts'
 
 /** What the tests' databases are wrapped with. */
 export const masterKeys = await readDevelopmentMasterKeys()
+
+const sql = neon('postgres://nobody:nothing@nowhere.test/none')
 
 /** @param query runs one statement inside the tenant, as rekko_app */
 export function openDoor(
@@ -22,19 +25,25 @@ export function openDoor(
     const { query: text, params } = statement.queryData.toParameterizedQuery()
     return (await query(text, params)) as Result[]
   }
+  async function act<Result>(written: Act): Promise<Result[]> {
+    return run<Result>(remembering(sql, tenantId, nameRequest(), written))
+  }
   return {
     tenant: { id: tenantId, environment: 'test', settings: toSettings({}) },
     models: BUILT_IN_MODELS,
     requestId: 'a request',
-    sql: neon('postgres://nobody:nothing@nowhere.test/none'),
+    sql,
     scopes: new Set(),
     run,
-    async runProtected<Result, Protected>(
+    act,
+    isFirst: isFirst(sql),
+    isReplay: false,
+    async actProtected<Result, Protected>(
       protect: (keys: TemplateKeys) => Promise<Protected>,
-      write: (protected_: Protected) => Statement,
+      write: (protected_: Protected) => Act,
     ) {
       const found = await protect(keys)
-      return { rows: await run<Result>(write(found)), protected: found }
+      return { rows: await act<Result>(write(found)), protected: found }
     },
     noteTampering() {},
   }

@@ -307,9 +307,28 @@ describe('an attack', () => {
     },
   )
 
-  it('57, 58: does not apply yet to idempotency keys, webhooks and exports: there are none', () => {
-    const headers = operations.flatMap(({ parameters = [] }) => parameters.map(({ name }) => name.toLowerCase()))
-    expect(headers).not.toContain('idempotency-key')
+  it('57: an idempotency key of one tenant answers another nothing', async () => {
+    const ask = ({ request }: TestTenant) =>
+      request('POST', '/v1/faces/search', { embedding: axis(0) }, { 'Idempotency-Key': 'the same' })
+    const own = await (await ask(victim.tenant)).json<{ search_id: string }>()
+    const response = await ask(rival.tenant)
+    expect(response.status).toBe(200)
+    expect(response.headers.get('Idempotent-Replayed')).toBeNull()
+    expect((await response.json<{ search_id: string }>()).search_id).not.toBe(own.search_id)
+    // nor the same key for something else
+    expect(
+      (await rival.tenant.request('DELETE', '/v1/faces/nobody', undefined, { 'Idempotency-Key': 'the other' })).status,
+    ).toBe(404)
+    const other = await victim.tenant.request(
+      'POST',
+      '/v1/faces/search',
+      { embedding: axis(0) },
+      { 'Idempotency-Key': 'the other' },
+    )
+    expect(other.status).toBe(200)
+  })
+
+  it('58: does not apply yet to webhooks and exports: there are none', () => {
     expect(operations.filter(({ path }) => /webhook|export|download|link/.test(path))).toEqual([])
   })
 

@@ -143,12 +143,17 @@ function isRecorded({ response, text }: Answer): boolean {
   return !response.ok && RECORDED.includes(JSON.parse(text).code)
 }
 
+/** That an act was refused is remembered too, for whoever sends it again. */
+const REMEMBERED = 'idempotent_requests'
+
 /** The tables in which something has changed, but for those of `ignored`. */
 function findChanged(before: string, after: string, ignored: readonly string[]): string[] {
   const tables = (rows: string) =>
     new Map<string, string>(JSON.parse(rows).map((row: { name: string }) => [row.name, JSON.stringify(row)]))
   const [earlier, later] = [tables(before), tables(after)]
-  return [...later].filter(([name, row]) => earlier.get(name) !== row && !ignored.includes(name)).map(([name]) => name)
+  return [...later]
+    .filter(([name, row]) => earlier.get(name) !== row && name !== REMEMBERED && !ignored.includes(name))
+    .map(([name]) => name)
 }
 
 /**

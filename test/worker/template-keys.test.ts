@@ -154,6 +154,29 @@ describe('a tenant that is re-keyed', () => {
     expect(await readVersions(tenant)).toEqual({ ada: 2, bob: 2, eve: 2, joe: 2 })
   })
 
+  it('answers a repeated request as before, at every step', async () => {
+    const tenant = await createTenant()
+    await enroll(tenant, 'ada', axis(0))
+    const ask = async (path: string, body: object) => {
+      const response = await tenant.request('POST', path, body, { 'Idempotency-Key': path })
+      const { latency_ms: _, ...answer } = await response.json<{ latency_ms: number }>()
+      return { ...answer, isReplay: response.headers.has('Idempotent-Replayed') }
+    }
+    const askBoth = async () => [
+      await ask('/v1/faces/verify', { external_id: 'ada', embedding: axis(0) }),
+      await ask('/v1/faces/search', { embedding: axis(0) }),
+    ]
+    const expected = (await askBoth()).map((answer) => ({ ...answer, isReplay: true }))
+    expect(expected).toMatchObject([{ verified: true }, { matches: [{ external_id: 'ada' }] }])
+    await addKey(tenant, 2)
+    expect(await askBoth()).toEqual(expected)
+    await move(tenant, 'ada', 1, 2)
+    expect(await askBoth()).toEqual(expected)
+    expect((await asAdmin`select destroy_template_key(${tenant.id}, 1) as gone`)[0]).toEqual({ gone: true })
+    expect(await askBoth()).toEqual(expected)
+    expect(await countRows(tenant)).toMatchObject({ verifications: 1, identifications: 1, integrity_events: 0 })
+  })
+
   it.each([
     ['a search', (tenant: TestTenant) => tenant.request('POST', '/v1/faces/search', { embedding: axis(0) })],
     [

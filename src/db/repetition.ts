@@ -1,0 +1,49 @@
+// When a request to the database is sent once more, and how soon.
+import { DatabaseError } from './neon.ts'
+
+/** Longer than Neon needs to wake up, shorter than a gate's patience. */
+const DEADLINE_MS = 10_000
+const MAX_ATTEMPTS = 3
+/** Before the second attempt half of this to all of it, before the third four times as long. */
+const PAUSE_MS = 200
+/** A repetition that begins later would be given up while it is carried out. */
+const LATEST_START_MS = DEADLINE_MS / 2
+
+/**
+ * What an isolate may repeat: one request in ten, and so many at once. A database that is down is not brought up by three
+ * times as many requests.
+ */
+const MAX_BUDGET = 50
+const BUDGET_PER_REQUEST = 0.1
+let budget = MAX_BUDGET
+
+export interface Attempt {
+  isRepetition: boolean
+  /** Until the deadline of the whole. */
+  timeoutMs: number
+}
+
+/**
+ * @param isRepeatable whether the same may be sent again after this error
+ * @throws the error of the last attempt
+ */
+export async function repeating<Result>(
+  send: (attempt: Attempt) => Promise<Result>,
+  isRepeatable: (error: DatabaseError, attempt: Attempt) => boolean,
+): Promise<Result> {
+  const startedAt = Date.now()
+  budget = Math.min(MAX_BUDGET, budget + BUDGET_PER_REQUEST)
+  for (let count = 1; ; count++) {
+    const attempt = { isRepetition: count > 1, timeoutMs: DEADLINE_MS - (Date.now() - startedAt) }
+    try {
+      return await send(attempt)
+    } catch (error) {
+      if (!(error instanceof DatabaseError) || !isRepeatable(error, attempt)) throw error
+      const pauseMs = PAUSE_MS * 4 ** (count - 1) * (0.5 + Math.random() / 2)
+      const isLate = Date.now() - startedAt + pauseMs > LATEST_START_MS
+      if (count === MAX_ATTEMPTS || isLate || budget < 1) throw error
+      budget--
+      await new Promise((resolve) => setTimeout(resolve, pauseMs))
+    }
+  }
+}

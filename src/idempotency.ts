@@ -1,0 +1,73 @@
+// Which request this is: by the client's Idempotency-Key, or by a number of our own. Whatever comes again under the same
+// name is answered with what the first one did.
+import type { Context } from 'hono'
+import type { AppContext } from './env.ts'
+import { Problem } from './problem.ts'
+
+export const IDEMPOTENCY_KEY = 'Idempotency-Key'
+const MAX_LENGTH = 255
+
+/** Hexadecimal digits. */
+export interface RequestName {
+  /** HMAC-SHA-256 of the client's key and the tenant, 64 digits; a random number of our own, 32. */
+  key: string
+  /** HMAC-SHA-256 of what is asked; null with a number of our own, under which nothing else is asked. */
+  fingerprint: string | null
+}
+
+/**
+ * @returns null when the client has named nothing
+ * @throws Problem INVALID_REQUEST
+ */
+export function findIdempotencyKey(c: Context<AppContext>): string | null {
+  const key = c.req.header(IDEMPOTENCY_KEY)
+  if (key === undefined) return null
+  if (key.length <= MAX_LENGTH && /^[\x20-\x7e]+$/.test(key)) return key
+  throw new Problem('INVALID_REQUEST', 'Correct the fields named in errors.', {
+    errors: [{ parameter: IDEMPOTENCY_KEY, detail: `Must be 1 to ${MAX_LENGTH} printable characters of ASCII.` }],
+  })
+}
+
+/** Of a client that has named nothing: for the Worker's own repetition. */
+export function nameRequest(): RequestName {
+  return { key: crypto.randomUUID().replaceAll('-', ''), fingerprint: null }
+}
+
+/**
+ * Of a client's key. Both are hashed under the pepper: a key and an address may say who somebody is, and outlive their
+ * erasure by a day.
+ *
+ * @param c whose body was read
+ */
+export async function nameKeyedRequest(
+  c: Context<AppContext>,
+  key: string,
+  tenantId: string,
+  pepper: CryptoKey,
+): Promise<RequestName> {
+  const asked = [c.req.method, c.req.path, ...(await partsOfBody(c))]
+  // hashes have one length, so no two requests are written alike
+  const hashes = await Promise.all(asked.map((part) => crypto.subtle.digest('SHA-256', Buffer.from(part))))
+  return {
+    key: await mac(pepper, `idempotency key\0${tenantId}\0`, Buffer.from(key)),
+    fingerprint: await mac(pepper, 'fingerprint\0', Buffer.concat(hashes.map((hash) => new Uint8Array(hash)))),
+  }
+}
+
+/** A form by its fields: the line between them is another in every request. */
+async function partsOfBody({ req: { bodyCache } }: Context<AppContext>): Promise<(string | Buffer)[]> {
+  // the caches hold promises, whatever their types say
+  const text = await bodyCache.text
+  if (text !== undefined) return [text]
+  const form = await bodyCache.formData
+  const parts: (string | Buffer)[] = []
+  for (const [name, value] of form ?? []) {
+    parts.push(name, typeof value === 'string' ? value : Buffer.from(await value.arrayBuffer()))
+  }
+  return parts
+}
+
+async function mac(pepper: CryptoKey, purpose: string, message: Buffer): Promise<string> {
+  const digest = await crypto.subtle.sign('HMAC', pepper, Buffer.concat([Buffer.from(purpose), message]))
+  return Buffer.from(digest).toString('hex')
+}
