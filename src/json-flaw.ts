@@ -1,6 +1,8 @@
 // What JSON.parse would let pass and we do not. No I/O.
 
 const MAX_DEPTH = 8
+/** In an array: what tells nothing of depth or keys, up to the next text or bracket. */
+const PLAIN = /[^"[\]{}]*/y
 
 /**
  * Finds what JSON.parse would let pass: depth that exhausts a stack later, and keys of which the last
@@ -17,6 +19,7 @@ export function findFlaw(text: string): string | undefined {
         isKeyNext = text.charAt(index) === '{'
         open.push(isKeyNext ? new Set() : null)
         if (open.length > MAX_DEPTH) return `Nest at most ${MAX_DEPTH} levels deep.`
+        if (!isKeyNext) index = findEndOfPlain(text, index)
         break
       case '}':
       case ']':
@@ -40,6 +43,14 @@ export function findFlaw(text: string): string | undefined {
     }
   }
   return undefined
+}
+
+/** In one go, because an embedding is 512 numbers: a quarter of the time that a look at each character takes. */
+function findEndOfPlain(text: string, start: number): number {
+  PLAIN.lastIndex = start + 1
+  // matches always, be it nothing
+  PLAIN.test(text)
+  return PLAIN.lastIndex - 1
 }
 
 /** By jumps, because a picture in base64 has millions of characters. */
