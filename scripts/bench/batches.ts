@@ -2,10 +2,10 @@
 import { createServer, type IncomingHttpHeaders } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
+import { startWorkerd } from '../workerd.ts'
 import { HttpConnection, requireStatus, type Shot, toShot } from './client.ts'
 import type { Query } from './peers.ts'
 import { BUNDLE, type Stage } from './stage.ts'
-import { startWorkerd } from './workerd.ts'
 
 /** One Neon batch: who asks, what, and with which parameters. */
 export interface Batch {

@@ -2,11 +2,11 @@
 // region, ours beside the naive server. On one machine a round trip costs next to nothing, and nobody runs it so.
 import { connect, createServer, type Socket } from 'node:net'
 import { join } from 'node:path'
+import { startWorkerd } from '../workerd.ts'
 import { NAIVE, OURS } from './one-person.ts'
 import { httpPeer, type Load, loadInTurns, takeTurns } from './peers.ts'
 import { inTurn, toClaims, toVerifyShot } from './requests.ts'
 import { type BenchTenant, BUNDLE, type Stage, startNaive } from './stage.ts'
-import { startWorkerd } from './workerd.ts'
 
 export interface Distant {
   roundTripMs: number

@@ -5,7 +5,7 @@
 import { availableParallelism } from 'node:os'
 import { setTimeout as rest } from 'node:timers/promises'
 import pg from 'pg'
-import { readCpuMs } from './cpu.ts'
+import { readCpuMs } from '../cpu.ts'
 import { httpPeer, loadOnce, ofProcess, type Peer, type PeerConnection } from './peers.ts'
 import { inTurn, toClaims, toSearchShot, toVerifyShot } from './requests.ts'
 import type { BenchTenant, Stage } from './stage.ts'

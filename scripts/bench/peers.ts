@@ -1,8 +1,8 @@
 // What is measured side by side, and how: one request of each in turn, or a window of load on each in turn.
 import { performance } from 'node:perf_hooks'
 import type pg from 'pg'
+import { readCpuMs } from '../cpu.ts'
 import { HttpConnection, requireStatus, type Shot } from './client.ts'
-import { readCpuMs } from './cpu.ts'
 import { median, percentile } from './statistics.ts'
 
 /** Something that answers requests of one kind. */

@@ -10,16 +10,16 @@ import { toSql } from 'pgvector'
 import { SCOPES } from '../../src/auth/api-key.ts'
 import type { MasterKeys } from '../../src/face/protection/master-keys.ts'
 import { ARCFACE_512 } from '../../src/face/similarity.ts'
+import { readCpuMs } from '../cpu.ts'
 import { bootstrap } from '../database/bootstrap.ts'
 import { type Connection, connectNative } from '../database/connection.ts'
 import { DEVELOPMENT_MASTER_KEYS, DEVELOPMENT_PASSWORDS, readDevelopmentMasterKeys } from '../database/development.ts'
 import { MIGRATIONS, migrate } from '../database/migrate.ts'
 import { createApiKey, createTenant } from '../provision.ts'
-import { readCpuMs } from './cpu.ts'
+import { startWorkerd, type Workerd } from '../workerd.ts'
 import { fillGalleries } from './fill.ts'
 import { hashNaiveKey, NAIVE_SCHEMA } from './naive-schema.ts'
 import { toExternalId, toFace } from './people.ts'
-import { startWorkerd, type Workerd } from './workerd.ts'
 
 const ROOT = join(import.meta.dirname, '../..')
 export const BUNDLE = join(ROOT, '.rekko/bench/worker')

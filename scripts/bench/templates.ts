@@ -9,8 +9,8 @@ import { type Rotation, rotate } from '../../src/face/protection/rotation.ts'
 import { open, type SealedFace, seal } from '../../src/face/protection/sealed-copy.ts'
 import { ARCFACE_512, toDistance } from '../../src/face/similarity.ts'
 import { gaussian, readGallery } from '../gallery.ts'
+import { startWorkerd } from '../workerd.ts'
 import { systemLinkability } from './linkability.ts'
-import { startWorkerd } from './workerd.ts'
 
 const MODEL = ARCFACE_512.id
 const PEOPLE = 6000

@@ -3,13 +3,13 @@
 import { readdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { gzipSync } from 'node:zlib'
+import { readMemoryMb } from '../cpu.ts'
+import { startWorkerd, type Workerd } from '../workerd.ts'
 import { recordBatches } from './batches.ts'
-import { readMemoryMb } from './cpu.ts'
 import { httpPeer, loadOnce, ofProcess } from './peers.ts'
 import { inTurn, toClaims, toVerifyShot } from './requests.ts'
 import { type BenchTenant, BUNDLE, type Stage } from './stage.ts'
 import { median, pairedRatio } from './statistics.ts'
-import { startWorkerd, type Workerd } from './workerd.ts'
 
 const HERE = import.meta.dirname
 

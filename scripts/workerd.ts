@@ -11,7 +11,7 @@ import type { Readable } from 'node:stream'
 import { build } from 'esbuild'
 import { readCpuMs } from './cpu.ts'
 
-const ROOT = join(import.meta.dirname, '../..')
+const ROOT = join(import.meta.dirname, '..')
 // a CommonJS module without types, whose default export is the path of its binary
 const { default: BINARY } = createRequire(import.meta.url)('workerd') as { default: string }
 const DEADLINE_MS = 20_000
@@ -32,7 +32,7 @@ export interface Workerd {
  * @param bindings texts that it is given; it may ask servers on this machine
  */
 export async function startWorkerd(entry: string, bindings: Record<string, string> = {}): Promise<Workerd> {
-  const folder = await mkdtemp(join(tmpdir(), 'rekko-bench-'))
+  const folder = await mkdtemp(join(tmpdir(), 'rekko-workerd-'))
   const outfile = join(folder, 'worker.js')
   await build({
     ...{ entryPoints: [entry], outfile, bundle: true, format: 'esm', target: 'es2024', logLevel: 'warning' },
