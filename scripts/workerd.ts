@@ -30,8 +30,14 @@ export interface Workerd {
 /**
  * @param entry path of the Worker's module
  * @param bindings texts that it is given; it may ask servers on this machine
+ * @param log a file descriptor for what it has to complain of; otherwise that is shown
+ * @param environment variables of the process itself
  */
-export async function startWorkerd(entry: string, bindings: Record<string, string> = {}): Promise<Workerd> {
+export async function startWorkerd(
+  entry: string,
+  bindings: Record<string, string> = {},
+  { log, environment = {} }: { log?: number; environment?: Record<string, string> } = {},
+): Promise<Workerd> {
   const folder = await mkdtemp(join(tmpdir(), 'rekko-workerd-'))
   const outfile = join(folder, 'worker.js')
   await build({
@@ -42,7 +48,8 @@ export async function startWorkerd(entry: string, bindings: Record<string, strin
   await writeFile(join(folder, 'config.capnp'), await toConfig(bindings), { mode: 0o600 })
   const child = spawn(BINARY, ['serve', '--control-fd=3', join(folder, 'config.capnp')], {
     // the Worker's own lines, one a request, are its output
-    stdio: ['ignore', 'ignore', 'inherit', 'pipe'],
+    stdio: ['ignore', 'ignore', log ?? 'inherit', 'pipe'],
+    env: { ...process.env, ...environment },
   })
   const close = async () => {
     if (child.exitCode === null && child.kill('SIGKILL')) await once(child, 'exit')

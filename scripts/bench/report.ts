@@ -1,4 +1,5 @@
 // The figures of a run as tables, for a terminal and for docs/performance.md. No I/O.
+import { toTable } from '../markdown-table.ts'
 import { type Bar, isMet } from './bars.ts'
 import type { Distant } from './distant.ts'
 import { CONNECTIONS, type OnePerson } from './one-person.ts'
@@ -171,16 +172,6 @@ function toGrowthTables({ growth }: Results): string {
     ]),
   )
   return `${bytes}\n\nA tenant of 50 faces, one connection:\n\n${tenants}`
-}
-
-function toTable(head: readonly string[], rows: readonly (readonly string[])[]): string {
-  const widths = head.map((title, column) =>
-    Math.max(title.length, 3, ...rows.map((row) => (row[column] ?? '').length)),
-  )
-  const toLine = (cells: readonly string[]) =>
-    `| ${widths.map((width, column) => (cells[column] ?? '')[column === 0 ? 'padEnd' : 'padStart'](width)).join(' | ')} |`
-  const rule = widths.map((width, column) => (column === 0 ? '-'.repeat(width) : `${'-'.repeat(width - 1)}:`))
-  return [toLine(head), toLine(rule), ...rows.map(toLine)].join('\n')
 }
 
 function toFigure(value: number): string {
