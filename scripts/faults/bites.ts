@@ -1,0 +1,50 @@
+// Promises of the service that are broken on purpose, one at a time: `make faults` must notice each, or its silence says nothing.
+import type { Violation } from './violation.ts'
+import type { Edit } from './worker-build.ts'
+
+export interface Bite {
+  name: string
+  /** For the table. */
+  breaks: string
+  /** The fault that brings it to light. */
+  fault: string
+  /** What must be reported, by any of these. */
+  expects: readonly Violation['invariant'][]
+  /** Settings of the cluster. */
+  settings?: readonly string[]
+  edits?: readonly Edit[]
+}
+
+const VERIFICATIONS = 'src/db/verifications.ts'
+
+export const BITES: readonly Bite[] = [
+  {
+    name: 'asynchronous-commit',
+    breaks: 'synchronous_commit = off: an answer is given before its transaction is on disk',
+    ...{ fault: 'crash', expects: ['I1', 'I2'] },
+    settings: ['synchronous_commit=off'],
+  },
+  {
+    name: 'metering-after-the-answer',
+    breaks: 'usage is written in waitUntil, behind the answer',
+    ...{ fault: 'drop-before', expects: ['I3'] },
+    edits: [
+      {
+        file: VERIFICATIONS,
+        from: "import { toDistance } from '../face/similarity.ts'",
+        to: "import { waitUntil } from 'cloudflare:workers'\nimport { toDistance } from '../face/similarity.ts'",
+      },
+      {
+        file: VERIFICATIONS,
+        from: "insert into usage_events (tenant_id, kind) select tenant_id, 'verification' from recorded",
+        to: 'select 1',
+      },
+      {
+        file: VERIFICATIONS,
+        from: 'return { ...verification, id }',
+        to: `waitUntil(db.run(db.sql\`insert into usage_events (tenant_id, kind) values (\${db.tenant.id}, 'verification')\`))
+  return { ...verification, id }`,
+      },
+    ],
+  },
+]
