@@ -1,7 +1,7 @@
 # Everything a newcomer or CI runs. `make help` lists the targets.
 .DEFAULT_GOAL := help
 .PHONY: help install install-recognizer install-tools dev dev-clean dev-reset demo test test-recognizer fuzz check format \
-  bundle bench bench-templates bench-recognizer calibrate mutants \
+  bundle bench faults bench-templates bench-recognizer calibrate mutants \
   docker-up docker-down docker-logs docker-clean \
   db-status db-psql db-seed db-dump db-restore db-doctor db-lint db-stats \
   db-migrate-up db-migrate-down db-migrate-reset db-migrate-version
@@ -74,6 +74,9 @@ bundle: $(INSTALLED) ## Build the Worker as for production and print its size
 
 bench: $(INSTALLED) ## Measure the service beside others, on native PostgreSQL (QUICK=1 in four minutes; LONG=1 with a million faces)
 	@exec $(WITH_NODE) node scripts/bench/main.ts
+
+faults: $(INSTALLED) ## Break database, network and Worker, and see that nothing is lost, doubled or wrong (QUICK=1 in three minutes; FAULT=crash SEED=1 plays one again)
+	@exec $(WITH_NODE) node scripts/faults/main.ts
 
 bench-templates: $(INSTALLED) ## Hold the protected templates to their bars (FACES=file.csv for real embeddings)
 	@$(WITH_NODE) node scripts/bench/templates.ts

@@ -155,6 +155,26 @@ describe('the documents', () => {
     }
   })
 
+  it.skipIf(!isNative)(
+    'show commands in the guide to reliability that work',
+    async () => {
+      const text = await readFile(join(ROOT, 'docs/reliability.md'), 'utf8')
+      const commands = [...text.matchAll(/^\$ (.+)$/gm)].map(([, command = '']) => command)
+      expect(commands.length).toBe(3)
+      for (const command of commands) {
+        const { stdout } = await promisify(execFile)('bash', ['-euc', command], {
+          cwd: ROOT,
+          env: { ...process.env, MAKEFLAGS: '' },
+        })
+        expect([command, stdout]).toEqual([
+          command,
+          expect.stringContaining('faults: 0 violations, 0 bites not noticed'),
+        ])
+      }
+    },
+    240_000,
+  )
+
   it.each([
     ['docs/database.md', 'docs/banco-de-dados.md'],
     ['docs/keys.md', 'docs/chaves.md'],
