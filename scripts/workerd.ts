@@ -51,7 +51,11 @@ export async function startWorkerd(
     stdio: ['ignore', 'ignore', log ?? 'inherit', 'pipe'],
     env: { ...process.env, ...environment },
   })
+  // it would outlive us, where an error ends us
+  const endWithUs = () => void child.kill('SIGKILL')
+  process.once('exit', endWithUs)
   const close = async () => {
+    process.off('exit', endWithUs)
     if (child.exitCode === null && child.kill('SIGKILL')) await once(child, 'exit')
     await rm(folder, { recursive: true })
   }

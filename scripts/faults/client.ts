@@ -54,7 +54,7 @@ function isFinal(answer: Answer): boolean {
   return answer.status < 500 && codeOf(answer) !== 'IDEMPOTENCY_KEY_IN_USE' && codeOf(answer) !== 'TOO_MANY_REQUESTS'
 }
 
-/** Sends an operation that has a key once more, after it was answered. */
+/** Sends an operation once more under the same key, after it was answered. */
 export async function repeat(target: Target, tenant: Tenant, person: Person, entry: Entry): Promise<Attempt> {
   const attempt = await ask(target, tenant, person, entry)
   entry.attempts.push(attempt)

@@ -145,9 +145,10 @@ async function document(tables: Readonly<Record<string, string>>): Promise<void>
   await writeFile(DOCUMENT, text)
 }
 
+let interrupted: Promise<unknown> | null = null
 for (const signal of ['SIGINT', 'SIGTERM'] as const) {
   process.once(signal, () => {
-    void Promise.allSettled([...stages].map(close)).finally(() => process.exit(130))
+    interrupted = Promise.allSettled([...stages].map(close)).finally(() => process.exit(130))
   })
 }
 await removeLeftovers()
@@ -165,6 +166,10 @@ try {
   console.log(`\nfaults: ${violations} violations, ${unnoticed} bites not noticed, in ${minutes} minutes, seed ${seed}`)
   if (env['DOCUMENT']) await document(tables)
   if (violations + unnoticed > 0) process.exitCode = 1
+} catch (error) {
+  // what was under way failed because its servers went
+  await interrupted
+  throw error
 } finally {
   for (const stage of stages) await close(stage)
 }

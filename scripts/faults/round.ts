@@ -5,7 +5,8 @@ import { checkAnswers } from './check-answers.ts'
 import { checkAudit } from './check-audit.ts'
 import { checkTemplates, checkTenantsApart, checkUsage, checkWhole, listAudit, listFaces } from './check-database.ts'
 import { checkHistory } from './check-history.ts'
-import { carryOut } from './client.ts'
+import { checkRepeats, type Repeat } from './check-repeats.ts'
+import { carryOut, repeat } from './client.ts'
 import type { Act, Crowd, Fault } from './fault.ts'
 import { type Entry, type Intent, isAcknowledged } from './history.ts'
 import { generatePeople, type Person } from './people.ts'
@@ -32,6 +33,9 @@ export interface RoundResult {
 /** When the schedule runs, twice at the same time, whatever else happens. */
 const SCHEDULE_AT = [0.25, 0.5, 0.75]
 const FINAL_ATTEMPTS = 20
+/** So many operations with a key are sent once more when they were answered; and how many keys are used for something else. */
+const REPEATED = 0.15
+const REUSED = 3
 /** Operations of each client after the fault is over; and how often as many as planned it does at most. */
 const AFTERWARDS = 3
 const MOST = 10
@@ -68,13 +72,19 @@ export async function playRound(
   // told when the clients are done
   played.catch(() => {})
   const scheduled = runSchedule(stage, progress)
+  const repeats: Repeat[] = []
   const work = async (client: number) => {
     const chance = new Chance(seed, fault.name, 'pauses', client)
     const done: Entry[] = []
     let left = AFTERWARDS
     for (const intent of planClient(seed, fault.name, client, scale, sendsKeys)) {
-      done.push(await carryOut(stage, tenantOf(tenants, intent), personOf(people, intent), intent, chance))
+      const entry = await carryOut(stage, tenantOf(tenants, intent), personOf(people, intent), intent, chance)
+      done.push(entry)
       progress.advance()
+      if (entry.key !== null && isAcknowledged(entry) && chance.happens(REPEATED)) {
+        const { answer } = await repeat(stage, tenantOf(tenants, entry), personOf(people, entry), entry)
+        repeats.push({ entry, answer, isAnother: false })
+      }
       // so that the time to recover can be told
       if (isOver) left--
       if ((done.length >= scale.operations && left <= 0) || done.length >= scale.operations * MOST) break
@@ -91,7 +101,10 @@ export async function playRound(
   const recoveryMs = toRecovery(entries, overs)
   entries.push(...(await readAll(stage, tenants, people, planFinalReads(seed, scale))))
 
-  const violations = [...checkAnswers(entries, fault.breaksClients ?? false)]
+  repeats.push(...(await reuseKeys(stage, tenants, people, entries)))
+  await Promise.all([schedule(stage), schedule(stage)])
+
+  const violations = [...checkAnswers(entries, fault.breaksClients ?? false), ...checkRepeats(repeats)]
   await stage.administer(async (admin) => {
     const faces = await listFaces(admin, tenants)
     violations.push(
@@ -153,10 +166,30 @@ async function playActs(stage: Stage, acts: readonly Act[], progress: Progress, 
 async function runSchedule(stage: Stage, progress: Progress): Promise<void> {
   for (const part of SCHEDULE_AT) {
     await progress.reach(part)
-    // what it does not finish, the next one does
-    const run = () => fetch(stage.workerUrl + SCHEDULE_PATH, { method: 'POST' }).catch(() => null)
-    await Promise.all([run(), run()])
+    await Promise.all([schedule(stage), schedule(stage)])
   }
+}
+
+/** What is cut off, the next one does. */
+async function schedule({ workerUrl }: Stage): Promise<void> {
+  await fetch(workerUrl + SCHEDULE_PATH, { method: 'POST' }).catch(() => null)
+}
+
+/** Asks something else under a few keys that were answered: for somebody else. */
+async function reuseKeys(
+  stage: Stage,
+  tenants: readonly Tenant[],
+  people: readonly Person[],
+  entries: readonly Entry[],
+): Promise<Repeat[]> {
+  const answered = entries.filter((entry) => entry.key !== null && entry.kind === 'verify' && isAcknowledged(entry))
+  const repeats: Repeat[] = []
+  for (const entry of answered.slice(0, REUSED)) {
+    const another = { ...entry, person: entry.person === 0 ? 1 : 0, attempts: [...entry.attempts] }
+    const { answer } = await repeat(stage, tenantOf(tenants, another), personOf(people, another), another)
+    repeats.push({ entry, answer, isAnother: true })
+  }
+  return repeats
 }
 
 function toRecovery(entries: readonly Entry[], overs: readonly number[]): number | null {

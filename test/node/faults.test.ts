@@ -8,6 +8,7 @@ import { Chance } from '../../scripts/faults/chance.ts'
 import { checkAnswers } from '../../scripts/faults/check-answers.ts'
 import { type AuditRow, checkAudit } from '../../scripts/faults/check-audit.ts'
 import { checkHistory } from '../../scripts/faults/check-history.ts'
+import { checkRepeats } from '../../scripts/faults/check-repeats.ts'
 import type { Answer, Entry, Kind } from '../../scripts/faults/history.ts'
 import { type Action, type FaultProxy, startFaultProxy } from '../../scripts/faults/proxy.ts'
 import { WIRE_FAULTS } from '../../scripts/faults/wire-faults.ts'
@@ -101,6 +102,29 @@ describe('the check of answers', () => {
   function late() {
     return { requestId: 's1-c0-0-0', start: 0, end: 20_000, answer: answer(200, DECISION) }
   }
+})
+
+describe('the check of keys', () => {
+  const first = entry('verify', answer(200, { ...DECISION, latency_ms: 4 }), { key: 'a key' })
+  const replayed = { 'Idempotent-Replayed': 'true' }
+  const again = (given: Answer | null, isAnother = false) =>
+    kinds(checkRepeats([{ entry: first, answer: given, isAnother }]))
+
+  it('is content with the first answer again, and with nothing', () => {
+    expect(again(answer(200, { ...DECISION, latency_ms: 9 }, replayed))).toEqual([])
+    expect(again(answer(410, { code: 'ANSWER_ERASED' }))).toEqual([])
+    expect(again(answer(422, { code: 'IDEMPOTENCY_KEY_REUSED' }), true)).toEqual([])
+    expect([again(null), again(answer(503, { code: 'DATABASE_UNAVAILABLE' }))]).toEqual([[], []])
+  })
+
+  it.each<[string, Answer, boolean]>([
+    ['another decision', answer(200, { ...DECISION, verified: false }, replayed), false],
+    ['another status', answer(404, { code: 'FACE_NOT_FOUND' }), false],
+    ['an answer that does not say that it is the first one', answer(200, DECISION), false],
+    ['a key that answers another request', answer(200, DECISION, replayed), true],
+  ])('finds %s', (_, given, isAnother) => {
+    expect(again(given, isAnother)).toEqual(['I5 wrong'])
+  })
 })
 
 describe('the check of histories', () => {
