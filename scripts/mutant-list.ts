@@ -1,11 +1,11 @@
 // The lines that `make mutants` breaks, and the test files that must notice. Each breaks one promise of SECURITY.md.
+import type { Edit } from './edit.ts'
 
 export interface Mutant {
   name: string
   /** What no longer holds. */
   breaks: string
-  /** Each text must stand in its file exactly once. */
-  edits: { file: string; from: string; to: string }[]
+  edits: Edit[]
   tests: string[]
   /** Shows only with several sessions at once. */
   needsNative?: boolean

@@ -6,6 +6,7 @@ import { cp, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { parseArgs, promisify } from 'node:util'
+import { applyEdit } from './edit.ts'
 import { MUTANTS, type Mutant } from './mutant-list.ts'
 
 const run = promisify(execFile)
@@ -87,17 +88,15 @@ async function judge(folder: string, mutant: Mutant): Promise<Verdict> {
   }
   const originals = new Map<string, string>()
   try {
-    for (const { file, from, to } of mutant.edits) {
-      const path = join(folder, file)
+    for (const edit of mutant.edits) {
+      const path = join(folder, edit.file)
       const text = await readFile(path, 'utf8')
       if (!originals.has(path)) originals.set(path, text)
-      const places = text.split(from).length - 1
-      if (places !== 1) return { outcome: 'BROKEN', detail: `${file} has the line to break ${places} times` }
-      // a function, so that "$1" in SQL stays what it is
-      await writeFile(
-        path,
-        text.replace(from, () => to),
-      )
+      const edited = applyEdit(text, edit)
+      if (typeof edited !== 'string') {
+        return { outcome: 'BROKEN', detail: `${edit.file} has the line to break ${edited.places} times` }
+      }
+      await writeFile(path, edited)
     }
     return await test(folder, mutant.tests)
   } finally {

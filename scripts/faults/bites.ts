@@ -1,6 +1,7 @@
 // Promises of the service that are broken on purpose, one at a time: `make faults` must notice each, or its silence says nothing.
+
+import type { Edit } from '../edit.ts'
 import type { Violation } from './violation.ts'
-import type { Edit } from './worker-build.ts'
 
 export interface Bite {
   name: string

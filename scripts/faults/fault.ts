@@ -18,6 +18,8 @@ export interface Fault {
   name: string
   /** For the table: what happens, in a few words. */
   says: string
+  /** Of half a minute a round: left out of a quick run. */
+  isLong?: boolean
   /** Clients lose their connections to the Worker. */
   breaksClients?: boolean
   /** What is done to each batch. */

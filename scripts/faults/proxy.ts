@@ -31,6 +31,8 @@ export interface FaultProxy {
   serve(endpointUrl: string, rule: Rule): void
   /** Lets no batch through until what it answers is called: a database that is asleep. */
   hold(): () => void
+  /** Lets every batch wait so long, whatever else happens to it. */
+  slowDown(ms: number): void
   /** How many batches came, and how many of them were spoiled. */
   counts(): { batches: number; spoiled: number }
   /** Waits for batches that are still on their way, also those that nobody waits for any more. */
@@ -49,6 +51,7 @@ export async function startFaultProxy(): Promise<FaultProxy> {
   let batches = 0
   let spoiled = 0
   let held = Promise.resolve()
+  let slowMs = 0
   const underWay = new Set<Promise<void>>()
 
   const server = createServer((request, response) => {
@@ -66,6 +69,7 @@ export async function startFaultProxy(): Promise<FaultProxy> {
     const url = target
     const body = await readBody(request)
     await held
+    if (slowMs > 0) await wait(slowMs)
     const pass = () => send(url, request, body)
 
     switch (action.kind) {
@@ -121,6 +125,9 @@ export async function startFaultProxy(): Promise<FaultProxy> {
       const { promise, resolve } = Promise.withResolvers<void>()
       held = promise
       return resolve
+    },
+    slowDown(ms) {
+      slowMs = ms
     },
     counts: () => ({ batches, spoiled }),
     async settle() {

@@ -3,15 +3,9 @@ import { cp, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { build } from 'esbuild'
+import { applyEdit, type Edit } from '../edit.ts'
 
 const ROOT = join(import.meta.dirname, '../..')
-
-/** The text must stand in its file exactly once. */
-export interface Edit {
-  file: string
-  from: string
-  to: string
-}
 
 /** POST here is what the platform does once a minute. */
 export const SCHEDULE_PATH = '/scheduled'
@@ -45,13 +39,11 @@ export async function buildWorker(edits: readonly Edit[]): Promise<WorkerBuild> 
   }
 }
 
-async function apply(folder: string, { file, from, to }: Edit): Promise<void> {
-  const path = join(folder, file)
-  const text = await readFile(path, 'utf8')
-  const places = text.split(from).length - 1
-  if (places !== 1) throw new Error(`${file} has the text to replace ${places} times: ${from}`)
-  // a function, so that "$1" in SQL stays what it is
-  const edited = text.replace(from, () => to)
+async function apply(folder: string, edit: Edit): Promise<void> {
+  const path = join(folder, edit.file)
+  const edited = applyEdit(await readFile(path, 'utf8'), edit)
+  if (typeof edited !== 'string')
+    throw new Error(`${edit.file} has the text to replace ${edited.places} times: ${edit.from}`)
   await writeFile(path, edited)
 }
 

@@ -68,11 +68,33 @@ export const WORKER_FAULTS: readonly Fault[] = [
           const wake = stage.proxy.hold()
           await stage.restartWorker()
           const answered = crowd(CROWD)
-          await wait(chance.between(300, 5_000))
+          // longer than the Worker waits, or not
+          await wait(chance.happens(0.5) ? chance.between(300, 3_000) : chance.between(10_500, 13_000))
           wake()
           const awakeAt = performance.now()
           await answered
           return awakeAt
+        },
+      },
+    ],
+  },
+  {
+    name: 'slow-database',
+    says: 'every batch takes five seconds for a while, on a cold Worker',
+    isLong: true,
+    breaksClients: true,
+    toActs: (chance) => [
+      {
+        at: chance.between(0.2, 0.6),
+        async run(stage, crowd) {
+          await stage.restartWorker()
+          stage.proxy.slowDown(chance.between(4_500, 5_500))
+          const answered = crowd(20)
+          await wait(18_000)
+          stage.proxy.slowDown(0)
+          const fastAt = performance.now()
+          await answered
+          return fastAt
         },
       },
     ],
