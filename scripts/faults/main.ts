@@ -17,7 +17,7 @@ import { BITES, type Bite } from './bites.ts'
 import { type ClusterOptions, removeLeftovers } from './cluster.ts'
 import { CLUSTER_FAULTS } from './cluster-faults.ts'
 import type { Fault } from './fault.ts'
-import { type Bitten, type Played, toBiteTable, toFaultTable } from './report.ts'
+import { type Bitten, type Played, putTables, toBiteTable, toFaultTable } from './report.ts'
 import { playRound, type RoundResult } from './round.ts'
 import { Stage } from './stage.ts'
 import { WIRE_FAULTS } from './wire-faults.ts'
@@ -39,6 +39,7 @@ const sendsKeys = env['KEYS'] !== '0'
 const seed = toWholeNumber('SEED', Date.now() % 1_000_000)
 const rounds = toWholeNumber('ROUNDS', isQuick || env['SEED'] ? 1 : 10)
 const faults = choose('FAULT', FAULTS, env['BITE'] ? [] : FAULTS)
+if (env['DOCUMENT'] && (isQuick || env['FAULT'] || env['BITE'])) throw new Error('DOCUMENT=1 is for a whole run.')
 const bites = env['BITE'] === 'all' ? BITES : choose('BITE', BITES, isQuick || env['FAULT'] ? [] : BITES)
 
 function toWholeNumber(name: string, otherwise: number): number {
@@ -134,18 +135,6 @@ function say(name: string, result: RoundResult): void {
   for (const { invariant, kind, says } of violations.slice(0, SHOWN)) console.log(`  ${invariant} ${kind}: ${says}`)
 }
 
-/** Puts the tables between their markers. */
-async function document(tables: Readonly<Record<string, string>>): Promise<void> {
-  let text = await readFile(DOCUMENT, 'utf8')
-  for (const [name, table] of Object.entries(tables)) {
-    const [begin, end] = [`<!-- ${name} -->`, `<!-- end of ${name} -->`]
-    const [from, to] = [text.indexOf(begin), text.indexOf(end)]
-    if (from < 0 || to < from) throw new Error(`docs/reliability.md has no ${begin} ... ${end}`)
-    text = `${text.slice(0, from)}${begin}\n\n${table}\n\n${text.slice(to)}`
-  }
-  await writeFile(DOCUMENT, text)
-}
-
 let interrupted: Promise<unknown> | null = null
 for (const signal of ['SIGINT', 'SIGTERM'] as const) {
   process.once(signal, () => {
@@ -165,7 +154,7 @@ try {
   const violations = played.flatMap(({ results }) => results.flatMap((result) => result.violations)).length
   const unnoticed = bitten.filter(({ result }) => result === null).length
   console.log(`\nfaults: ${violations} violations, ${unnoticed} bites not noticed, in ${minutes} minutes, seed ${seed}`)
-  if (env['DOCUMENT']) await document(tables)
+  if (env['DOCUMENT']) await writeFile(DOCUMENT, putTables(await readFile(DOCUMENT, 'utf8'), tables))
   if (violations + unnoticed > 0) process.exitCode = 1
 } catch (error) {
   // what was under way failed because its servers went

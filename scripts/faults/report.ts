@@ -47,6 +47,20 @@ export function toBiteTable(bitten: readonly Bitten[]): string {
   )
 }
 
+/**
+ * Puts tables between their markers: `<!-- name -->` and `<!-- end of name -->`.
+ *
+ * @throws Error when a document does not have them
+ */
+export function putTables(text: string, tables: Readonly<Record<string, string>>): string {
+  return Object.entries(tables).reduce((before, [name, table]) => {
+    const [begin, end] = [`<!-- ${name} -->`, `<!-- end of ${name} -->`]
+    const [from, to] = [before.indexOf(begin), before.indexOf(end)]
+    if (from < 0 || to < from) throw new Error(`the document has no ${begin} ... ${end}`)
+    return `${before.slice(0, from)}${begin}\n\n${table}\n\n${before.slice(to)}`
+  }, text)
+}
+
 function countViolations(results: readonly RoundResult[], kind: Violation['kind']): number {
   return sum(results.map(({ violations }) => violations.filter((violation) => violation.kind === kind).length))
 }

@@ -10,6 +10,7 @@ import { carryOut, repeat } from './client.ts'
 import type { Act, Crowd, Fault } from './fault.ts'
 import { type Entry, type Intent, isAcknowledged } from './history.ts'
 import { generatePeople, type Person } from './people.ts'
+import { Progress } from './progress.ts'
 import { PASS } from './proxy.ts'
 import type { Stage, Tenant } from './stage.ts'
 import type { Violation } from './violation.ts'
@@ -121,35 +122,6 @@ export async function playRound(
     requests: entries.reduce((total, { attempts }) => total + attempts.length, 0),
     acknowledged: entries.filter(isAcknowledged).length,
     failed: entries.flatMap(({ attempts }) => attempts).filter(({ answer }) => !answer || answer.status >= 500).length,
-  }
-}
-
-/** How far the clients are, for whoever waits for a part of it. */
-class Progress {
-  readonly #total: number
-  #done = 0
-  readonly #waiting = new Set<{ count: number; resolve: () => void }>()
-
-  constructor(total: number) {
-    this.#total = total
-  }
-
-  advance(): void {
-    this.#done++
-    for (const waiting of this.#waiting) {
-      if (waiting.count > this.#done) continue
-      this.#waiting.delete(waiting)
-      waiting.resolve()
-    }
-  }
-
-  /** @param part 0 to below 1 */
-  reach(part: number): Promise<void> {
-    return new Promise((resolve) => {
-      const count = Math.floor(part * this.#total)
-      if (count <= this.#done) resolve()
-      else this.#waiting.add({ count, resolve })
-    })
   }
 }
 

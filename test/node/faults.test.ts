@@ -1,7 +1,9 @@
 // Proves the parts of `make faults` that look for what is wrong: each check is shown what it must not let pass, and the proxy does
 // to a batch what its rule says. The endpoint behind the proxy is fake; histories are written by hand.
+import { readFile } from 'node:fs/promises'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
+import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { BITES } from '../../scripts/faults/bites.ts'
 import { Chance } from '../../scripts/faults/chance.ts'
@@ -11,6 +13,8 @@ import { checkHistory } from '../../scripts/faults/check-history.ts'
 import { checkRepeats } from '../../scripts/faults/check-repeats.ts'
 import type { Answer, Entry, Kind } from '../../scripts/faults/history.ts'
 import { type Action, type FaultProxy, startFaultProxy } from '../../scripts/faults/proxy.ts'
+import { putTables, toFaultTable } from '../../scripts/faults/report.ts'
+import type { Violation } from '../../scripts/faults/violation.ts'
 import { WIRE_FAULTS } from '../../scripts/faults/wire-faults.ts'
 import { buildWorker } from '../../scripts/faults/worker-build.ts'
 import { planClient } from '../../scripts/faults/workload.ts'
@@ -247,6 +251,27 @@ describe('the fault proxy', () => {
     release()
     await answered
     expect(isAnswered).toBe(true)
+  })
+})
+
+describe('the report', () => {
+  it('puts its tables between their markers in docs/reliability.md, again and again', async () => {
+    const text = await readFile(join(import.meta.dirname, '../../docs/reliability.md'), 'utf8')
+    const result = { seed: 1, seconds: 1, requests: 10, acknowledged: 8, failed: 2, spoiled: 0, recoveryMs: 7.4 }
+    const violations: Violation[] = [{ invariant: 'I1', kind: 'lost', says: '' }]
+    const [fault, another] = WIRE_FAULTS
+    if (!fault || !another) throw new RangeError('there are no faults')
+    const faults = toFaultTable([
+      { fault, results: [{ ...result, violations }], obstacle: null },
+      { fault: another, results: [], obstacle: 'no disk' },
+    ])
+    const once = putTables(text, { faults, bites: 'no bites' })
+    expect(once).toMatch(
+      /<!-- faults -->\n\n\| fault .*drop-before: .* 1 \|.* 10 \|.* 8 \|.* 1 \|.* 0 \|.* 0 \|.* 7 \|/s,
+    )
+    expect(once).toContain('skipped: no disk')
+    expect(putTables(once, { faults, bites: 'no bites' })).toBe(once)
+    expect(() => putTables('no markers', { faults })).toThrow(/no <!-- faults -->/)
   })
 })
 
