@@ -470,6 +470,32 @@ language sql stable security definer`,
     tests: [REPETITION],
   },
 
+  {
+    name: 'person-not-alone',
+    breaks: 'an erasure beside a replacement finds nobody, and the person stays',
+    edits: [
+      {
+        file: 'src/db/tenant.ts',
+        from: 'lockSubject(sql, tenant.id, write.subject)]',
+        to: 'lockSubject(sql, tenant.id, crypto.randomUUID())]',
+      },
+    ],
+    tests: [TRANSACTIONS],
+    needsNative: true,
+  },
+  {
+    name: 'any-shape-of-answer',
+    breaks: 'the driver reads what is no answer of PostgreSQL: for ten seconds, or wrongly',
+    edits: [
+      {
+        file: 'src/db/neon.ts',
+        from: 'if (!isAnswer(answer)) throw',
+        to: "if (!isAnswer(answer) && answer === 'nothing') throw",
+      },
+    ],
+    tests: [REPETITION],
+  },
+
   // == Protected templates ==
   {
     name: 'embedding-in-clear',

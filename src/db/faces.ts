@@ -95,6 +95,7 @@ async function insertFace(
       probe: tenant.settings.allowsDuplicates ? null : await toProtectedProbe(keys, model.id, face.embedding),
     }),
     ({ template, probe }) => ({
+      subject: face.externalId,
       parts: sql`twin as materialized (${probe ? findTwin(db, face, probe) : noTwin(db)}), found as (
       insert into identifications (
         tenant_id, face_id, external_id, identified, confidence, threshold, model, faces_searched, faces_matched,
@@ -198,6 +199,7 @@ export async function listFaces(db: TenantDatabase, after: string | null, limit:
 /** @returns null when nobody is enrolled under this external_id */
 export async function updateMetadata(db: TenantDatabase, externalId: string, metadata: Metadata): Promise<Face | null> {
   const [face] = await db.act<Omit<Face, 'external_id' | 'metadata'>>({
+    subject: externalId,
     parts: db.sql`changed as (
       update faces set metadata = ${JSON.stringify(metadata)}::jsonb, updated_at = transaction_timestamp()
       where tenant_id = ${db.tenant.id} and external_id = ${externalId} and ${db.isFirst}
@@ -215,6 +217,7 @@ export async function updateMetadata(db: TenantDatabase, externalId: string, met
  */
 export async function eraseFace(db: TenantDatabase, externalId: string): Promise<boolean> {
   const erased = await db.act({
+    subject: externalId,
     parts: db.sql`erased as (
       delete from faces where tenant_id = ${db.tenant.id} and external_id = ${externalId} and ${db.isFirst}
       returning tenant_id, external_id

@@ -20,6 +20,7 @@ export function openOperator(env: Env, trace: Trace, actor: string): OperatorDat
       const name = sql`
         select set_config('app.actor', ${`operator:${actor}`}, true), set_config('app.request_id', ${trace.requestId}, true)`
       const [, result] = await repeating(
+        trace,
         ({ timeoutMs }) => transact([name, statement], { readOnly: false, timeoutMs }),
         // it is not remembered, so nothing is sent twice that may have been carried out
         (error) => error.isTransient,

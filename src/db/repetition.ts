@@ -1,5 +1,5 @@
 // When a request to the database is sent once more, and how soon.
-import { DatabaseError } from './neon.ts'
+import { DatabaseError, type DatabaseTrace } from './neon.ts'
 
 /** Longer than Neon needs to wake up, shorter than a gate's patience. */
 const DEADLINE_MS = 10_000
@@ -19,31 +19,34 @@ let budget = MAX_BUDGET
 
 export interface Attempt {
   isRepetition: boolean
-  /** Until the deadline of the whole. */
+  /** Until the deadline of the client's request. */
   timeoutMs: number
 }
 
 /**
+ * @param trace of the client's request, which has one deadline for all that it asks of the database
  * @param isRepeatable whether the same may be sent again after this error
  * @throws the error of the last attempt
  */
 export async function repeating<Result>(
+  trace: DatabaseTrace,
   send: (attempt: Attempt) => Promise<Result>,
   isRepeatable: (error: DatabaseError, attempt: Attempt) => boolean,
 ): Promise<Result> {
-  const startedAt = Date.now()
   budget = Math.min(MAX_BUDGET, budget + BUDGET_PER_REQUEST)
   for (let count = 1; ; count++) {
-    const attempt = { isRepetition: count > 1, timeoutMs: DEADLINE_MS - (Date.now() - startedAt) }
+    const attempt = { isRepetition: count > 1, timeoutMs: DEADLINE_MS - trace.databaseMs }
+    if (attempt.timeoutMs <= 0) throw new DatabaseError(undefined)
     try {
       return await send(attempt)
     } catch (error) {
       if (!(error instanceof DatabaseError) || !isRepeatable(error, attempt)) throw error
       const pauseMs = PAUSE_MS * 4 ** (count - 1) * (0.5 + Math.random() / 2)
-      const isLate = Date.now() - startedAt + pauseMs > LATEST_START_MS
+      const isLate = trace.databaseMs + pauseMs > LATEST_START_MS
       if (count === MAX_ATTEMPTS || isLate || budget < 1) throw error
       budget--
       await new Promise((resolve) => setTimeout(resolve, pauseMs))
+      trace.databaseMs += Math.round(pauseMs)
     }
   }
 }

@@ -90,6 +90,8 @@ export interface TenantDatabase {
 
 /** A statement that changes something. */
 export interface Act {
+  /** An external_id, for which acts are done one after another. */
+  subject?: string
   /** Its common table expressions, without `with`. */
   parts: Statement
   /**
@@ -209,7 +211,7 @@ async function resolve(
   { readOnly } = { readOnly: true },
 ): Promise<Row | undefined> {
   const { sql, transact } = connect(env, env.DATABASE_URL, trace)
-  const [result] = await repeating(({ timeoutMs }) => transact([write(sql)], { readOnly, timeoutMs }), mayHelp)
+  const [result] = await repeating(trace, ({ timeoutMs }) => transact([write(sql)], { readOnly, timeoutMs }), mayHelp)
   return result?.rows[0]
 }
 
@@ -311,6 +313,7 @@ export function openTenant(
 
   async function run(statement: Statement, readOnly: boolean): Promise<Row[]> {
     const [result] = await repeating(
+      trace,
       (attempt) => transactInside([statement], readOnly, attempt),
       // what is only noted is not remembered
       readOnly ? mayHelp : (error) => error.isTransient,
@@ -321,18 +324,22 @@ export function openTenant(
   /** @returns the rows; `wasDone` when they are those of an earlier request of this name */
   async function act(write: Act): Promise<{ rows: Row[]; wasDone: boolean }> {
     const named = await name()
-    const statement = remembering(sql, tenant.id, named, write)
+    // A statement of its own: what waits in the midst of one has seen the rows of before. An erasure that has waited for a
+    // replacement would find the face gone, and not the one in its place.
+    const alone = write.subject === undefined ? [] : [lockSubject(sql, tenant.id, write.subject)]
+    const statements = [...alone, remembering(sql, tenant.id, named, write)]
     const claim = sql`select answer, faces from claim_request(decode(${named.key}, 'hex'), decode(${named.fingerprint}, 'hex'))`
     const results = await repeating(
+      trace,
       async (attempt) => {
         // nobody else knows a random number: nothing can have been done under it before this has been sent once
         if (named.fingerprint === null && !attempt.isRepetition) {
-          return transactInside([statement], false, attempt).catch((error: unknown) => {
+          return transactInside(statements, false, attempt).catch((error: unknown) => {
             // sent once and carried out twice, by somebody between us and the database
             throw isSqlState(error, UNIQUE_VIOLATION) ? new DatabaseError(undefined) : error
           })
         }
-        const claimed = await transactInside([claim, statement], false, attempt)
+        const claimed = await transactInside([claim, ...statements], false, attempt)
         requireColumn(claimed[0], 'answer')
         return claimed
       },
@@ -342,7 +349,7 @@ export function openTenant(
         (error.sqlstate === IN_FLIGHT && isRepetition),
     ).catch(refuse)
     const done = results.at(-1)
-    const remembered = results.length > 1 ? results[0]?.rows[0] : undefined
+    const remembered = results.length > statements.length ? results[0]?.rows[0] : undefined
     if (!remembered) return { rows: done?.rows ?? [], wasDone: false }
     isReplay = named.fingerprint !== null
     // columns of claim_request
@@ -399,6 +406,14 @@ export function openTenant(
       trace.fault = { fault: 'template_integrity', reason }
     },
   }
+}
+
+/** SQL: waits for who is at work on this person, and keeps others waiting; the lock's number is that of seconds_until_attempt. */
+function lockSubject(sql: Sql, tenantId: string, externalId: string): Statement {
+  return sql`
+    select pg_advisory_xact_lock(
+      ('x' || left(encode(sha256(convert_to(${`${tenantId} ${externalId}`}, 'UTF8')), 'hex'), 16))::bit(64)::bigint
+    )`
 }
 
 /** SQL: that claim_request has found nothing, or was not asked. */

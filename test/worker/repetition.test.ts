@@ -1,7 +1,6 @@
 // Proves that the Worker repeats a request to the database where that is safe and only there: an answer that was lost, a
 // batch that was carried out twice and an endpoint that answers nonsense leave one act, one audit row and one metered event.
 // On a real PostgreSQL. Fake: what happens on the way to the local Neon endpoint, and the embeddings, which are axes.
-import { neonConfig } from '@neondatabase/serverless'
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import { asAdmin, axis, createTenant, enroll, type TestTenant } from './tenant.ts'
 
@@ -9,15 +8,17 @@ type Send = () => Promise<Response>
 /** What becomes of the request that is sent as the n-th, from 1. */
 type Way = (send: Send, count: number) => Promise<Response>
 
+const realFetch = fetch
+
 /** Of what the Worker's login sends from now on; the tests' own requests go as ever. */
 function onTheWay(way: Way): { sent: () => number } {
   let count = 0
-  neonConfig.fetchFunction = (url: string, init: RequestInit) => {
+  vi.stubGlobal('fetch', (url: string, init: RequestInit) => {
     const isWorkers = new Headers(init.headers).get('Neon-Connection-String')?.includes('//rekko_app:')
-    if (!isWorkers) return fetch(url, init)
+    if (!isWorkers) return realFetch(url, init)
     count++
-    return way(() => fetch(url, init), count)
-  }
+    return way(() => realFetch(url, init), count)
+  })
   return { sent: () => count }
 }
 
@@ -25,7 +26,7 @@ beforeEach(() => {
   vi.spyOn(console, 'error').mockImplementation(() => {})
 })
 afterEach(() => {
-  neonConfig.fetchFunction = undefined
+  vi.unstubAllGlobals()
   vi.restoreAllMocks()
 })
 
@@ -41,6 +42,25 @@ const swapped = after(async (response) => {
   const { results } = await response.json<{ results: unknown[] }>()
   return Response.json({ results: results.toReversed() })
 })
+
+type Field = { name: string }
+type Result = { fields: Field[]; rows: unknown[][] }
+
+function withResults(change: (result: Result) => Result): Way {
+  return after(async (response) => {
+    const { results } = await response.json<{ results: Result[] }>()
+    return Response.json({ results: results.map(change) })
+  })
+}
+function withRows(change: (row: unknown[]) => unknown[]): Way {
+  return withResults((result) => ({ ...result, rows: result.rows.map(change) }))
+}
+function withCells(change: () => unknown): Way {
+  return withRows((row) => row.map(change))
+}
+function withFields(change: (field: Field) => Field): Way {
+  return withResults((result) => ({ ...result, fields: result.fields.map(change) }))
+}
 
 /** Only the first is met. */
 const once =
@@ -60,6 +80,10 @@ const HARMLESS: [string, Way][] = [
   ['was carried out and is answered half', after(async (r) => answered(200, (await r.text()).slice(0, 100)))],
   ['was carried out and is answered null', after(() => answered(200, 'null'))],
   ['was carried out and is answered another shape', after(() => answered(200, '{"results":"all of them"}'))],
+  ['was carried out and is answered numbers for texts', withCells(() => 1e9)],
+  ['was carried out and is answered objects for texts', withCells(() => ({}))],
+  ['was carried out and is answered columns without a type', withFields(({ name }) => ({ name }))],
+  ['was carried out and is answered rows that are too short', withRows((row) => row.slice(1))],
   ['was carried out and is answered one result less', after(() => answered(200, '{"results":[]}'))],
   ['was carried out and is answered the results the other way round', swapped],
   ['is carried out twice', async (send) => (await send()) && send()],
@@ -141,7 +165,7 @@ describe.each(Object.entries(ACTS))('%s', (name, [method, path, body, status]) =
     expect(response.headers.get('Retry-After')).toBe('2')
     expect(await response.json()).toMatchObject({ code: 'DATABASE_UNAVAILABLE' })
     expect(sent()).toBe(3)
-    neonConfig.fetchFunction = undefined
+    vi.unstubAllGlobals()
     // the client asks again, and has its answer
     const again = await tenant.request(method, path, body, { 'Idempotency-Key': 'k' })
     expect(again.status).toBe(status)

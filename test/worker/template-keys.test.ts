@@ -82,7 +82,7 @@ describe('an isolate', () => {
     expect(await countRequests(() => enroll(tenant, 'bob', axis(1)))).toEqual({
       requests: 1,
       transactions: 1,
-      statements: 2,
+      statements: 3,
     })
     expect(await countRequests(() => search(tenant, axis(0)))).toEqual({ requests: 1, transactions: 1, statements: 2 })
   })

@@ -53,6 +53,10 @@ const ACTS = [
   ['erase', 'DELETE', '/v1/faces/ada', undefined, 204],
 ] as const
 
+function isOfPerson(method: string, path: string): boolean {
+  return method !== 'GET' && /^\/v1\/faces(\/ada)?$/.test(path)
+}
+
 describe('a warm request', () => {
   it.each(ACTS)('%s costs one request to the database, and one transaction', async (_, method, path, body, status) => {
     const tenant = await createTenant()
@@ -61,7 +65,8 @@ describe('a warm request', () => {
       const response = await tenant.request(method, path.replace('{api_key_id}', tenant.keyId), body)
       expect(response.status).toBe(status)
     })
-    expect(cost).toEqual({ requests: 1, transactions: 1, statements: 2 })
+    // who changes a person waits first for who is at work on them
+    expect(cost).toEqual({ requests: 1, transactions: 1, statements: isOfPerson(method, path) ? 3 : 2 })
   })
 
   it.each<[string, string, string, object, number]>([
@@ -92,7 +97,7 @@ describe('a warm request', () => {
     const cost = await countRequests(async () => {
       expect((await tenant.request(method, path, body)).ok).toBe(true)
     })
-    expect(cost).toEqual({ requests: 1, transactions: 1, statements: 2 })
+    expect(cost).toEqual({ requests: 1, transactions: 1, statements: 3 })
   })
 
   it('costs one request more in an isolate that has not seen the key', async () => {
@@ -114,7 +119,10 @@ describe('a warm request', () => {
       const tenant = await createTenant()
       await enrollMany(tenant, [{ externalId: 'ada', embedding: axis(0) }])
       const ask = async () => expect((await tenant.request(method, path, body)).status).toBe(status)
-      expect(await countRequests(ask)).toEqual({ requests: 3, transactions: 3, statements: 5 })
+      expect(await countRequests(ask)).toEqual({
+        ...{ requests: 3, transactions: 3 },
+        statements: isOfPerson(method, path) ? 6 : 5,
+      })
     },
   )
 
@@ -129,7 +137,7 @@ describe('a warm request', () => {
       ['DELETE', '/v1/faces/ada', undefined],
     ] as const) {
       const cost = await countRequests(() => tenant.request(method, path, body))
-      expect(cost).toEqual({ requests: 1, transactions: 1, statements: 2 })
+      expect(cost).toMatchObject({ requests: 1, transactions: 1 })
     }
     expect(countTemplateKeys()).toBe(asked)
   })
@@ -334,6 +342,32 @@ describe('requests at the same time', () => {
       select 1 from identifications where tenant_id = ${tenant.id} and external_id is not null`
     expect(named).toEqual([])
   })
+})
+
+describe('changes of one person at the same time', () => {
+  it.skipIf(!env.TEST.isNative).each([
+    ['erased', 'DELETE', undefined, 204, 404],
+    ['changed', 'PATCH', { metadata: { sector: 'south' } }, 200, 200],
+  ] as const)(
+    'find whoever a replacement under way puts in the place of the old: %s',
+    async (_, method, body, status, found) => {
+      const tenant = await createTenant()
+      await enroll(tenant, 'ada', axis(0))
+      // the replacement has taken the old face away, and waits to be metered
+      const lock = asAdmin.transaction([
+        asAdmin`lock table usage_events in share row exclusive mode`,
+        asAdmin`select pg_sleep(1)`,
+      ])
+      await new Promise((resolve) => setTimeout(resolve, 300))
+      const replaced = tenant.request('PUT', '/v1/faces/ada', { embedding: axis(1) })
+      await new Promise((resolve) => setTimeout(resolve, 200))
+      const changed = await tenant.request(method, '/v1/faces/ada', body)
+      await lock
+      expect((await replaced).status).toBe(200)
+      expect(changed.status).toBe(status)
+      expect((await tenant.request('GET', '/v1/faces/ada')).status).toBe(found)
+    },
+  )
 })
 
 describe('when the database cannot be reached', () => {
