@@ -63,7 +63,7 @@ async function read(request: Request, larger?: Larger): Promise<Uint8Array> {
   if (Number(request.headers.get('Content-Length')) > maxBytes) throw bodyTooLarge(maxBytes)
   const chunks: Uint8Array[] = []
   let byteLength = 0
-  const reader = request.body && openPieces(request.body, toPieceBytes(request))
+  const reader = request.body?.getReader()
   while (reader) {
     const { done, value } = await reader.read()
     if (done) break
@@ -81,53 +81,17 @@ async function read(request: Request, larger?: Larger): Promise<Uint8Array> {
     }
   }
   if (byteLength > maxBytes) throw bodyTooLarge(maxBytes)
-  const [only, another] = chunks
-  return only && !another ? only : Buffer.concat(chunks)
-}
-
-const MIN_PIECE_BYTES = 4096
-
-/** One byte more than the body is said to have: it ends within the first piece. What is said may be wrong or absent. */
-function toPieceBytes(request: Request): number {
-  const said = Number(request.headers.get('Content-Length')) || MAX_BODY_BYTES
-  return Math.min(Math.max(Math.ceil(said) + 1, MIN_PIECE_BYTES), MAX_BODY_BYTES + 1)
-}
-
-interface Pieces {
-  read(): Promise<ReadableStreamReadResult<Uint8Array>>
-  cancel(): Promise<void>
-}
-
-/** As the Streams standard has it; Cloudflare's types lack `min`, which workerd knows. */
-interface ByteReader {
-  read(view: Uint8Array<ArrayBuffer>, options: { min: number }): Promise<ReadableStreamReadResult<Uint8Array>>
-  cancel(): Promise<void>
-}
-
-/** By default a body comes in pieces of 4 KiB, and each waits its turn in the isolate: an embedding would take four. */
-function openPieces(body: ReadableStream<Uint8Array>, pieceBytes: number): Pieces {
-  try {
-    const reader: ByteReader = body.getReader({ mode: 'byob' })
-    return {
-      read: () => reader.read(new Uint8Array(pieceBytes), { min: pieceBytes }),
-      cancel: () => reader.cancel(),
-    }
-  } catch {
-    // not a stream of bytes: made by a program, not come over a network
-    return body.getReader()
-  }
+  return Buffer.concat(chunks)
 }
 
 export function bodyTooLarge(maxBytes: number): Problem {
   return new Problem('BODY_TOO_LARGE', `Send at most ${maxBytes} bytes.`)
 }
 
-// a byte order mark is kept, and JSON.parse then refuses it
-const decoder = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true })
-
 function decode(bytes: Uint8Array): string {
   try {
-    return decoder.decode(bytes)
+    // a byte order mark is kept, and JSON.parse then refuses it
+    return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes)
   } catch {
     throw new Problem('MALFORMED_JSON', 'Send the body in UTF-8.')
   }
