@@ -17,6 +17,7 @@ export interface Bite {
 }
 
 const VERIFICATIONS = 'src/db/verifications.ts'
+const TENANT = 'src/db/tenant.ts'
 
 export const BITES: readonly Bite[] = [
   {
@@ -24,6 +25,12 @@ export const BITES: readonly Bite[] = [
     breaks: 'synchronous_commit = off: an answer is given before its transaction is on disk',
     ...{ fault: 'crash', expects: ['I1', 'I2'] },
     settings: ['synchronous_commit=off'],
+  },
+  {
+    name: 'idempotency-insert-removed',
+    breaks: 'nothing is remembered of what was done, so a batch that comes twice is carried out twice',
+    ...{ fault: 'duplicate', expects: ['I2', 'I3', 'I5', 'I7'] },
+    edits: [{ file: TENANT, from: 'having ${isFirst(sql)}', to: 'having false and ${isFirst(sql)}' }],
   },
   {
     name: 'metering-after-the-answer',
@@ -37,14 +44,14 @@ export const BITES: readonly Bite[] = [
       },
       {
         file: VERIFICATIONS,
-        from: "insert into usage_events (tenant_id, kind) select tenant_id, 'verification' from recorded",
+        from: "insert into usage_events (tenant_id, kind) select ${db.tenant.id}, 'verification' from recorded",
         to: 'select 1',
       },
       {
         file: VERIFICATIONS,
-        from: 'return { ...verification, id }',
+        from: 'return { ...decision, id }',
         to: `waitUntil(db.run(db.sql\`insert into usage_events (tenant_id, kind) values (\${db.tenant.id}, 'verification')\`))
-  return { ...verification, id }`,
+  return { ...decision, id }`,
       },
     ],
   },
