@@ -1,33 +1,68 @@
 // I8: whatever happens to the database, a client is answered in time: with what the API promises, or with a 503 that says when
 // to try again. No I/O.
-import type { Answer, Attempt, Entry, Kind } from './history.ts'
+import { type Answer, type Attempt, codeOf, type Entry, isGone, type Kind } from './history.ts'
 import type { Violation } from './violation.ts'
 
 /** The Worker's own deadline, and what a busy machine adds. */
 const MAX_MS = 12_000
 const UUID = /^[0-9a-f-]{36}$/
+/** With what each can be refused, if its client has done nothing wrong. */
+const REFUSALS: Readonly<Record<Kind, readonly string[]>> = {
+  ...{ enroll: ['FACE_ALREADY_EXISTS'], replace: [], erase: ['FACE_NOT_FOUND'] },
+  ...{ verify: ['FACE_NOT_FOUND'], search: [], read: ['FACE_NOT_FOUND'] },
+}
+const STATUSES: Readonly<Record<string, number>> = {
+  ...{
+    FACE_NOT_FOUND: 404,
+    FACE_ALREADY_EXISTS: 409,
+    IDEMPOTENCY_KEY_IN_USE: 409,
+    ANSWER_GONE: 410,
+    ANSWER_ERASED: 410,
+  },
+}
 
-/** @param mayBreak whether clients lost connections because the Worker was killed */
-export function checkAnswers(entries: readonly Entry[], mayBreak: boolean): Violation[] {
+export interface Disturbance {
+  /** Clients lose connections, because the Worker is killed. */
+  breaksClients?: boolean
+  /** Somebody sends what the Worker has sent a second time. */
+  duplicates?: boolean
+}
+
+export function checkAnswers(entries: readonly Entry[], disturbance: Disturbance): Violation[] {
   return entries.flatMap((entry) => {
-    return entry.attempts.flatMap((attempt): Violation[] => {
-      const flaw = findFlaw(entry, attempt, mayBreak)
+    return entry.attempts.flatMap((attempt, index): Violation[] => {
+      const flaw = findFlaw(entry, attempt, index === 0, disturbance)
       return flaw ? [{ invariant: 'I8', kind: 'wrong', says: `${entry.kind} ${attempt.requestId}: ${flaw}` }] : []
     })
   })
 }
 
-function findFlaw({ kind, externalId }: Entry, { start, end, answer }: Attempt, mayBreak: boolean): string | null {
+function findFlaw(
+  { kind, key, externalId }: Entry,
+  { start, end, answer }: Attempt,
+  isFirst: boolean,
+  { breaksClients = false, duplicates = false }: Disturbance,
+): string | null {
   if (end - start > MAX_MS) return `took ${((end - start) / 1000).toFixed(1)} s`
-  if (!answer) return mayBreak ? null : 'no answer'
-  const { status, headers, text, body } = answer
+  if (!answer) return breaksClients ? null : 'no answer'
+  const { status, headers, text } = answer
   if (status >= 500) {
     if (status !== 503) return `answered ${status}: ${text}`
     return headers.has('Retry-After') ? null : '503 without Retry-After'
   }
-  if (status >= 400) return typeof body['code'] === 'string' ? null : `${status} without a code: ${text}`
+  if (isFirst && !duplicates && headers.get('Idempotent-Replayed') === 'true')
+    return 'replayed, and nobody asked before'
+  if (status >= 400) return isRefusal(kind, key !== null, answer) ? null : `answered ${status}: ${text}`
   if (kind === 'search' && namesOthers(answer, externalId)) return `names whom it does not show: ${text}`
   return isPromised(kind, answer) ? null : `${status}, and not what the API promises: ${text}`
+}
+
+function isRefusal(kind: Kind, hasKey: boolean, answer: Answer): boolean {
+  const code = codeOf(answer)
+  if (STATUSES[code] !== answer.status) return false
+  // whom it named may be gone when the Worker itself asks once more, too
+  if (isGone(answer)) return kind === 'verify' || kind === 'search'
+  return code === 'IDEMPOTENCY_KEY_IN_USE' ? hasKey : REFUSALS[kind].includes(code)
 }
 
 function isPromised(kind: Kind, { status, text, body }: Answer): boolean {

@@ -1,6 +1,6 @@
 // I2: every answered verification and search has exactly one audit row with the same decision, and no row lacks a request.
 // I5: what was not answered is absent, or there once; what has a key was answered in the end. No I/O.
-import { type Entry, isAcknowledged } from './history.ts'
+import { type Entry, isAcknowledged, isUnanswered } from './history.ts'
 import type { Violation } from './violation.ts'
 
 /** A row of verifications or of identifications. */
@@ -50,8 +50,8 @@ function checkEntry(entry: Entry, rows: readonly AuditRow[]): Violation[] {
       ]
     }
   }
-  if (row && answer && answer.status >= 400 && answer.status < 500 && answer.body['code'] !== 'ANSWER_ERASED') {
-    return [{ invariant: 'I2', kind: 'wrong', says: `${name}: refused with ${answer.status}, and recorded${asked}` }]
+  if (row && !isAcknowledged(entry) && !isUnanswered(entry)) {
+    return [{ invariant: 'I2', kind: 'wrong', says: `${name}: refused with ${answer?.status}, and recorded${asked}` }]
   }
   return []
 }

@@ -6,7 +6,7 @@ import { checkIsolation } from '../database/isolation.ts'
 import { openRandomTemplates } from '../database/open-templates.ts'
 import type { AuditRow } from './check-audit.ts'
 import { toRegister } from './check-history.ts'
-import { type Entry, isAcknowledged, type Kind } from './history.ts'
+import { type Entry, isAcknowledged, isUnanswered, type Kind } from './history.ts'
 import type { Stage, Tenant } from './stage.ts'
 import type { Violation } from './violation.ts'
 
@@ -103,7 +103,7 @@ function checkWritesBilled(
 ): Violation[] {
   const writes = entries.filter((entry) => entry.tenant === tenant && kinds.includes(entry.kind))
   const acknowledged = writes.filter(isAcknowledged).length
-  const unknown = writes.filter(({ answer }) => !answer || answer.status >= 500 || answer.status === 410).length
+  const unknown = writes.filter(isUnanswered).length
   if (billed >= acknowledged && billed <= acknowledged + unknown) return []
   return [
     {

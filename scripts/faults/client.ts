@@ -51,7 +51,7 @@ export async function carryOut(
 
 /** Whether it says what became of the request: anything but an error of the service, and "not yet". */
 function isFinal(answer: Answer): boolean {
-  return answer.status < 500 && codeOf(answer) !== 'IDEMPOTENCY_KEY_IN_USE' && codeOf(answer) !== 'TOO_MANY_REQUESTS'
+  return answer.status < 500 && codeOf(answer) !== 'IDEMPOTENCY_KEY_IN_USE'
 }
 
 /** Sends an operation once more under the same key, after it was answered. */

@@ -1,5 +1,6 @@
 // What a fault is: something done to batches on their way, or to the stage at chosen moments.
 import type { Chance } from './chance.ts'
+import type { Disturbance } from './check-answers.ts'
 import type { ClusterOptions } from './cluster.ts'
 import type { Rule } from './proxy.ts'
 import type { Stage } from './stage.ts'
@@ -14,14 +15,12 @@ export interface Act {
   run(stage: Stage, crowd: Crowd): Promise<number>
 }
 
-export interface Fault {
+export interface Fault extends Disturbance {
   name: string
   /** For the table: what happens, in a few words. */
   says: string
   /** Of half a minute a round: left out of a quick run. */
   isLong?: boolean
-  /** Clients lose their connections to the Worker. */
-  breaksClients?: boolean
   /** What is done to each batch. */
   toRule?(chance: Chance): Rule
   toActs?(chance: Chance): Act[]

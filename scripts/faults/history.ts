@@ -50,3 +50,13 @@ export function codeOf({ body }: Answer): string {
 export function isAcknowledged({ answer }: Pick<Entry, 'answer'>): boolean {
   return answer !== null && answer.status < 300
 }
+
+/** Whether what was answered under a key can be answered no more: it was of a face that is gone. */
+export function isGone(answer: Answer): boolean {
+  return codeOf(answer) === 'ANSWER_GONE' || codeOf(answer) === 'ANSWER_ERASED'
+}
+
+/** Whether nobody was told what became of it: it was carried out, or not. */
+export function isUnanswered({ answer }: Pick<Entry, 'answer'>): boolean {
+  return answer === null || answer.status >= 500 || isGone(answer) || codeOf(answer) === 'IDEMPOTENCY_KEY_IN_USE'
+}

@@ -17,7 +17,7 @@ import { BITES, type Bite } from './bites.ts'
 import { type ClusterOptions, removeLeftovers } from './cluster.ts'
 import { CLUSTER_FAULTS } from './cluster-faults.ts'
 import type { Fault } from './fault.ts'
-import { type Bitten, type Played, putTables, toBiteTable, toFaultTable } from './report.ts'
+import { type Bitten, judge, type Played, putTables, toBiteTable, toFaultTable } from './report.ts'
 import { playRound, type RoundResult } from './round.ts'
 import { Stage } from './stage.ts'
 import { WIRE_FAULTS } from './wire-faults.ts'
@@ -151,11 +151,10 @@ try {
   const tables = { faults: toFaultTable(played), bites: toBiteTable(bitten) }
   if (played.length > 0) console.log(`\n${tables.faults}`)
   if (bitten.length > 0) console.log(`\n${tables.bites}`)
-  const violations = played.flatMap(({ results }) => results.flatMap((result) => result.violations)).length
-  const unnoticed = bitten.filter(({ result }) => result === null).length
+  const { violations, unnoticed, isSound } = judge(played, bitten)
   console.log(`\nfaults: ${violations} violations, ${unnoticed} bites not noticed, in ${minutes} minutes, seed ${seed}`)
   if (env['DOCUMENT']) await writeFile(DOCUMENT, putTables(await readFile(DOCUMENT, 'utf8'), tables))
-  if (violations + unnoticed > 0) process.exitCode = 1
+  if (!isSound) process.exitCode = 1
 } catch (error) {
   // what was under way failed because its servers went
   await interrupted

@@ -1,5 +1,5 @@
 // An external_id as a register: which enrollment stands under it, or none. What each operation's answer says of it. No I/O.
-import { type Answer, codeOf, type Entry, WRITES } from './history.ts'
+import { type Answer, codeOf, type Entry, isUnanswered, WRITES } from './history.ts'
 import { IMPOSSIBLE, type Operation } from './linearizability.ts'
 
 /** The id of the operation that wrote what stands there; null for nobody. */
@@ -31,7 +31,7 @@ export function toOperations(records: readonly Entry[]): Operation<Enrolled>[] {
 type Step = Operation<Enrolled>['apply']
 
 function toStep(
-  { id, kind, externalId, person, answer }: Entry,
+  entry: Entry,
   personOf: (state: Enrolled) => number | null,
   isFaceOf: (faceId: unknown, state: Enrolled) => boolean,
 ): Step | null {
@@ -40,8 +40,9 @@ function toStep(
   }
   const isNobody = (state: Enrolled) => state === null
   const isSomebody = (state: Enrolled) => state !== null
-  // what was carried out, but nobody was told how: its answer was lost, or erased since
-  const isUnknown = answer === null || answer.status >= 500 || codeOf(answer) === 'ANSWER_ERASED'
+  const { id, kind, externalId, person, answer } = entry
+  // what may have been carried out, but nobody was told how: its answer was lost, or is gone since
+  const isUnknown = answer === null || isUnanswered(entry)
 
   switch (kind) {
     case 'enroll':

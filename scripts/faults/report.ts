@@ -47,6 +47,13 @@ export function toBiteTable(bitten: readonly Bitten[]): string {
   )
 }
 
+/** Whether a run says that the service is sound: nothing is wrong, and what was broken on purpose was noticed. */
+export function judge(played: readonly Played[], bitten: readonly Bitten[]) {
+  const violations = sum(played.flatMap(({ results }) => results.map((result) => result.violations.length)))
+  const unnoticed = bitten.filter(({ result }) => result === null).length
+  return { violations, unnoticed, isSound: violations + unnoticed === 0 }
+}
+
 /**
  * Puts tables between their markers: `<!-- name -->` and `<!-- end of name -->`.
  *

@@ -34,8 +34,10 @@ export interface RoundResult {
 /** When the schedule runs, twice at the same time, whatever else happens. */
 const SCHEDULE_AT = [0.25, 0.5, 0.75]
 const FINAL_ATTEMPTS = 20
-/** So many operations with a key are sent once more when they were answered; and how many keys are used for something else. */
+/** So many operations with a key are sent once more when they were answered. */
 const REPEATED = 0.15
+/** In the end: keys under which the same is asked again, and something else. */
+const AGAIN = 8
 const REUSED = 3
 /** Operations of each client after the fault is over; and how often as many as planned it does at most. */
 const AFTERWARDS = 3
@@ -84,7 +86,7 @@ export async function playRound(
       progress.advance()
       if (entry.key !== null && isAcknowledged(entry) && chance.happens(REPEATED)) {
         const { answer } = await repeat(stage, tenantOf(tenants, entry), personOf(people, entry), entry)
-        repeats.push({ entry, answer, isAnother: false })
+        repeats.push({ entry, answer, isAnother: false, isCalm: false })
       }
       // so that the time to recover can be told
       if (isOver) left--
@@ -102,10 +104,10 @@ export async function playRound(
   const recoveryMs = toRecovery(entries, overs)
   entries.push(...(await readAll(stage, tenants, people, planFinalReads(seed, scale))))
 
-  repeats.push(...(await reuseKeys(stage, tenants, people, entries)))
+  repeats.push(...(await useKeysAgain(stage, tenants, people, entries)))
   await Promise.all([schedule(stage), schedule(stage)])
 
-  const violations = [...checkAnswers(entries, fault.breaksClients ?? false), ...checkRepeats(repeats)]
+  const violations = [...checkAnswers(entries, fault), ...checkRepeats(repeats)]
   await stage.administer(async (admin) => {
     const faces = await listFaces(admin, tenants)
     violations.push(
@@ -147,19 +149,23 @@ async function schedule({ workerUrl }: Stage): Promise<void> {
   await fetch(workerUrl + SCHEDULE_PATH, { method: 'POST' }).catch(() => null)
 }
 
-/** Asks something else under a few keys that were answered: for somebody else. */
-async function reuseKeys(
+/** Under keys that were answered, asks the same again, and under a few something else: for somebody else. */
+async function useKeysAgain(
   stage: Stage,
   tenants: readonly Tenant[],
   people: readonly Person[],
   entries: readonly Entry[],
 ): Promise<Repeat[]> {
-  const answered = entries.filter((entry) => entry.key !== null && entry.kind === 'verify' && isAcknowledged(entry))
+  const answered = entries.filter((entry) => entry.key !== null && isAcknowledged(entry))
   const repeats: Repeat[] = []
-  for (const entry of answered.slice(0, REUSED)) {
+  for (const entry of answered.slice(-AGAIN)) {
+    const { answer } = await repeat(stage, tenantOf(tenants, entry), personOf(people, entry), entry)
+    repeats.push({ entry, answer, isAnother: false, isCalm: true })
+  }
+  for (const entry of answered.filter(({ kind }) => kind === 'verify').slice(-REUSED)) {
     const another = { ...entry, person: entry.person === 0 ? 1 : 0, attempts: [...entry.attempts] }
     const { answer } = await repeat(stage, tenantOf(tenants, another), personOf(people, another), another)
-    repeats.push({ entry, answer, isAnother: true })
+    repeats.push({ entry, answer, isAnother: true, isCalm: true })
   }
   return repeats
 }

@@ -46,6 +46,7 @@ export const WIRE_FAULTS: readonly Fault[] = [
   {
     name: 'duplicate',
     says: 'a batch arrives twice',
+    duplicates: true,
     toRule: (chance) =>
       often(chance, () => ({
         ...{ kind: 'duplicate', answers: chance.pick(['first', 'second'] as const), together: chance.happens(0.5) },

@@ -13,7 +13,7 @@ import { checkHistory } from '../../scripts/faults/check-history.ts'
 import { checkRepeats } from '../../scripts/faults/check-repeats.ts'
 import type { Answer, Entry, Kind } from '../../scripts/faults/history.ts'
 import { type Action, type FaultProxy, startFaultProxy } from '../../scripts/faults/proxy.ts'
-import { putTables, toFaultTable } from '../../scripts/faults/report.ts'
+import { judge, putTables, toBiteTable, toFaultTable } from '../../scripts/faults/report.ts'
 import type { Violation } from '../../scripts/faults/violation.ts'
 import { WIRE_FAULTS } from '../../scripts/faults/wire-faults.ts'
 import { buildWorker } from '../../scripts/faults/worker-build.ts'
@@ -37,6 +37,7 @@ function entry(kind: Kind, answered: Answer | null, given: Partial<Entry> = {}):
 }
 
 const DECISION = { verification_id: UUID, verified: true, threshold: 0.675 }
+const REPLAYED = { 'Idempotent-Replayed': 'true' }
 const row = (given: Partial<AuditRow> = {}): AuditRow => {
   return { tenant: 0, kind: 'verify', id: UUID, isMatch: true, requestId: 's1-c0-0-0', ...given }
 }
@@ -86,9 +87,17 @@ describe('the check of answers', () => {
       entry('search', search([{ external_id: 'ada', face_id: UUID }])),
       entry('enroll', answer(201, { face_id: UUID })),
       entry('erase', { ...answer(204), text: '' }),
+      entry('verify', answer(409, { code: 'IDEMPOTENCY_KEY_IN_USE' }), { key: 'a key' }),
+      entry('search', answer(410, { code: 'ANSWER_GONE' }), { key: 'a key' }),
     ]
-    expect(checkAnswers(good, false)).toEqual([])
-    expect(checkAnswers([entry('verify', null)], true)).toEqual([])
+    expect(checkAnswers(good, {})).toEqual([])
+    expect(checkAnswers([entry('verify', null)], { breaksClients: true })).toEqual([])
+    const replayed = entry('verify', answer(200, DECISION, REPLAYED), { key: 'a key' })
+    expect(checkAnswers([replayed], { duplicates: true })).toEqual([])
+    const [attempt] = replayed.attempts
+    if (!attempt) throw new RangeError('nothing was asked')
+    const lost = { ...attempt, answer: answer(503, { code: 'DATABASE_UNAVAILABLE' }, retryAfter) }
+    expect(checkAnswers([{ ...replayed, attempts: [lost, attempt] }], {})).toEqual([])
   })
 
   it.each<[string, Entry]>([
@@ -98,9 +107,15 @@ describe('the check of answers', () => {
     ['500', entry('verify', answer(500, { code: 'INTERNAL' }, retryAfter))],
     ['a decision that is none', entry('verify', answer(200, { ...DECISION, verified: null }))],
     ['a refusal without a code', entry('verify', answer(404))],
+    ['a refusal of what was asked rightly', entry('verify', answer(409, { code: 'MODEL_MISMATCH' }))],
+    ['a face that is gone, of an enrollment', entry('enroll', answer(410, { code: 'ANSWER_GONE' }), { key: 'a key' })],
+    ['a credential that is good, and refused', entry('read', answer(401, { code: 'UNAUTHENTICATED' }))],
+    ['a code with the status of another', entry('verify', answer(410, { code: 'FACE_NOT_FOUND' }))],
+    ['a key in use that nobody sent', entry('verify', answer(409, { code: 'IDEMPOTENCY_KEY_IN_USE' }))],
+    ['a first answer that says it is not', entry('verify', answer(200, DECISION, REPLAYED), { key: 'a key' })],
     ['a search that names somebody else', entry('search', search([{ external_id: 'bob', face_id: UUID }]))],
   ])('finds %s', (_, wrong) => {
-    expect(kinds(checkAnswers([wrong], false))).toEqual(['I8 wrong'])
+    expect(kinds(checkAnswers([wrong], {}))).toEqual(['I8 wrong'])
   })
 
   function late() {
@@ -110,22 +125,24 @@ describe('the check of answers', () => {
 
 describe('the check of keys', () => {
   const first = entry('verify', answer(200, { ...DECISION, latency_ms: 4 }), { key: 'a key' })
-  const replayed = { 'Idempotent-Replayed': 'true' }
-  const again = (given: Answer | null, isAnother = false) =>
-    kinds(checkRepeats([{ entry: first, answer: given, isAnother }]))
+  const again = (given: Answer | null, isAnother = false, isCalm = true) =>
+    kinds(checkRepeats([{ entry: first, answer: given, isAnother, isCalm }]))
 
   it('is content with the first answer again, and with nothing', () => {
-    expect(again(answer(200, { ...DECISION, latency_ms: 9 }, replayed))).toEqual([])
-    expect(again(answer(410, { code: 'ANSWER_ERASED' }))).toEqual([])
+    expect(again(answer(200, { ...DECISION, latency_ms: 9 }, REPLAYED))).toEqual([])
+    expect(again(answer(200, DECISION), false, false)).toEqual([])
+    expect(again(answer(410, { code: 'ANSWER_GONE' }))).toEqual([])
     expect(again(answer(422, { code: 'IDEMPOTENCY_KEY_REUSED' }), true)).toEqual([])
+    expect(again(answer(409, { code: 'IDEMPOTENCY_KEY_IN_USE' }), false, false)).toEqual([])
     expect([again(null), again(answer(503, { code: 'DATABASE_UNAVAILABLE' }))]).toEqual([[], []])
   })
 
   it.each<[string, Answer, boolean]>([
-    ['another decision', answer(200, { ...DECISION, verified: false }, replayed), false],
+    ['another decision', answer(200, { ...DECISION, verified: false }, REPLAYED), false],
     ['another status', answer(404, { code: 'FACE_NOT_FOUND' }), false],
+    ['a key that nobody uses any more, in use', answer(409, { code: 'IDEMPOTENCY_KEY_IN_USE' }), false],
     ['an answer that does not say that it is the first one', answer(200, DECISION), false],
-    ['a key that answers another request', answer(200, DECISION, replayed), true],
+    ['a key that answers another request', answer(200, DECISION, REPLAYED), true],
   ])('finds %s', (_, given, isAnother) => {
     expect(again(given, isAnother)).toEqual(['I5 wrong'])
   })
@@ -272,6 +289,24 @@ describe('the report', () => {
     expect(once).toContain('skipped: no disk')
     expect(putTables(once, { faults, bites: 'no bites' })).toBe(once)
     expect(() => putTables('no markers', { faults })).toThrow(/no <!-- faults -->/)
+  })
+
+  it('is not content with a bite that nobody noticed, nor with a violation', () => {
+    const [bite] = BITES
+    const [fault] = WIRE_FAULTS
+    if (!bite || !fault) throw new RangeError('there is nothing to play')
+    const played = (violations: Violation[]) => {
+      const result = { seed: 1, seconds: 1, requests: 1, acknowledged: 1, failed: 0, spoiled: 0, recoveryMs: null }
+      return { ...result, violations }
+    }
+    const violation: Violation = { invariant: 'I1', kind: 'lost', says: '' }
+    const noticed = { bite, result: played([violation]), rounds: 1 }
+    const unnoticed = { bite, result: null, rounds: 5 }
+    const sound = { fault, results: [played([])], obstacle: null }
+    expect(judge([sound], [noticed]).isSound).toBe(true)
+    expect(judge([sound], [noticed, unnoticed]).isSound).toBe(false)
+    expect(judge([{ ...sound, results: [played([]), played([violation])] }], [noticed]).isSound).toBe(false)
+    expect(toBiteTable([unnoticed])).toContain('NOT in 5 rounds')
   })
 })
 
