@@ -5,6 +5,7 @@ import { checkAnswers } from './check-answers.ts'
 import { checkAudit } from './check-audit.ts'
 import { checkTemplates, checkTenantsApart, checkUsage, checkWhole, listAudit, listFaces } from './check-database.ts'
 import { checkHistory } from './check-history.ts'
+import { checkRemembered } from './check-remembered.ts'
 import { checkRepeats, type Repeat } from './check-repeats.ts'
 import { carryOut, repeat } from './client.ts'
 import type { Act, Crowd, Fault } from './fault.ts'
@@ -12,6 +13,8 @@ import { type Entry, type Intent, isAcknowledged } from './history.ts'
 import { generatePeople, type Person } from './people.ts'
 import { Progress } from './progress.ts'
 import { PASS } from './proxy.ts'
+import { checkPurge, plantRemembered } from './purge.ts'
+import { listRemembered } from './remembered.ts'
 import type { Stage, Tenant } from './stage.ts'
 import type { Violation } from './violation.ts'
 import { SCHEDULE_PATH } from './worker-build.ts'
@@ -53,6 +56,7 @@ export async function playRound(
 ): Promise<RoundResult> {
   const startedAt = performance.now()
   const tenants = await stage.beginRound(scale.tenants)
+  const planted = await stage.administer((admin) => plantRemembered(admin, tenants))
   const people = generatePeople(scale.tenants, scale.names)
   const progress = new Progress(scale.clients * scale.operations)
   if (fault.toRule) stage.proxy.serve(stage.endpointUrl, fault.toRule(new Chance(seed, fault.name, 'rule')))
@@ -110,9 +114,21 @@ export async function playRound(
   const violations = [...checkAnswers(entries, fault), ...checkRepeats(repeats)]
   await stage.administer(async (admin) => {
     const faces = await listFaces(admin, tenants)
+    const audit = await listAudit(admin, tenants)
+    const remembered = await listRemembered(admin, tenants)
+    const ofNobody = new Set([...planted.expired, ...planted.lasting])
     violations.push(
       ...checkHistory(entries, faces),
-      ...checkAudit(entries, await listAudit(admin, tenants)),
+      ...checkAudit(entries, audit),
+      ...checkPurge(planted, new Set(remembered.map(({ key }) => key))),
+      ...checkRemembered(
+        entries,
+        remembered.filter(({ key }) => !ofNobody.has(key)),
+        {
+          ...{ audit, faces, hasStepped: fault.cluster?.hasClock ?? false },
+          toKey: (entry) => stage.toRememberedKey(tenantOf(tenants, entry), entry.key ?? ''),
+        },
+      ),
       ...(await checkTemplates(admin, stage, faces.size)),
       ...(await checkUsage(admin, tenants, entries)),
       ...(await checkWhole(admin)),

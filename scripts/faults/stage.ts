@@ -17,6 +17,7 @@ import { createApiKey, createTenant } from '../provision.ts'
 import { startWorkerd, type Workerd } from '../workerd.ts'
 import { Cluster, type ClusterOptions } from './cluster.ts'
 import { type FaultProxy, PASS, startFaultProxy } from './proxy.ts'
+import { toRememberedKey } from './remembered.ts'
 import { buildWorker, CLOCK_PATH, type WorkerBuild } from './worker-build.ts'
 
 export const OUTPUT = join(import.meta.dirname, '../../.rekko/faults')
@@ -108,6 +109,11 @@ export class Stage {
       return made
     })
     return tenants
+  }
+
+  /** Under which the service remembers what it answered under a client's key. */
+  toRememberedKey(tenant: Tenant, key: string): string {
+    return toRememberedKey(PEPPER, tenant, key)
   }
 
   /** As the administrator, in the database of this round. */

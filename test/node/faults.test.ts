@@ -10,9 +10,12 @@ import { Chance } from '../../scripts/faults/chance.ts'
 import { checkAnswers } from '../../scripts/faults/check-answers.ts'
 import { type AuditRow, checkAudit } from '../../scripts/faults/check-audit.ts'
 import { checkHistory } from '../../scripts/faults/check-history.ts'
+import { checkRemembered } from '../../scripts/faults/check-remembered.ts'
 import { checkRepeats } from '../../scripts/faults/check-repeats.ts'
 import type { Answer, Entry, Kind } from '../../scripts/faults/history.ts'
 import { type Action, type FaultProxy, startFaultProxy } from '../../scripts/faults/proxy.ts'
+import { checkPurge } from '../../scripts/faults/purge.ts'
+import type { Remembered } from '../../scripts/faults/remembered.ts'
 import { judge, putTables, toBiteTable, toFaultTable } from '../../scripts/faults/report.ts'
 import type { Violation } from '../../scripts/faults/violation.ts'
 import { WIRE_FAULTS } from '../../scripts/faults/wire-faults.ts'
@@ -145,6 +148,78 @@ describe('the check of keys', () => {
     ['a key that answers another request', answer(200, DECISION, REPLAYED), true],
   ])('finds %s', (_, given, isAnother) => {
     expect(again(given, isAnother)).toEqual(['I5 wrong'])
+  })
+})
+
+describe('the check of what is remembered', () => {
+  const FACE = '00000000-0000-4000-8000-00000000face'
+  const CLIENTS = { key: 'c'.repeat(64), lifeSeconds: 86_400 }
+  const OURS = { key: '0'.repeat(32), lifeSeconds: 600 }
+  const decided = { id: UUID, verified: true, face_id: FACE }
+  const enrolled = { id: FACE, is_new: true }
+  const withKey = entry('verify', answer(200, DECISION), { key: 'a key' })
+  const without = entry('verify', answer(200, DECISION))
+  const enrollment = entry('enroll', answer(201, { face_id: FACE }), { id: 's1-c0-9' })
+  const remembered = (answered: Remembered['answer'], given: Partial<Remembered> = CLIENTS): Remembered => {
+    return { tenant: 0, answer: answered, ...CLIENTS, ...given }
+  }
+  const check = (entries: Entry[], rows: Remembered[], { faces = [FACE], hasStepped = false } = {}) => {
+    const isThere = new Map(faces.map((face) => ['tenant 0, ada', face]))
+    return kinds(
+      checkRemembered(entries, rows, { toKey: () => CLIENTS.key, audit: [row()], faces: isThere, hasStepped }),
+    )
+  }
+
+  it('is content with what each request was told, for as long as promised', () => {
+    expect(check([withKey], [remembered([decided])])).toEqual([])
+    expect(check([without, enrollment], [remembered([decided], OURS), remembered([enrolled], OURS)])).toEqual([])
+    expect(
+      check([entry('verify', answer(404, { code: 'FACE_NOT_FOUND' }), { key: 'a key' })], [remembered([])]),
+    ).toEqual([])
+    const match = { external_id: 'ada', face_id: FACE }
+    const search = entry('search', answer(200, { search_id: UUID, matches: [match] }), { key: 'a key' })
+    expect(check([search], [remembered([{ id: UUID, face_id: FACE }])])).toEqual([])
+  })
+
+  it('is content with a face that was erased or replaced, and with what nobody was told', () => {
+    const erased = entry('erase', answer(204), { id: 's1-c0-8', key: null, start: 20, end: 30 })
+    const forgotten = remembered([{ forgotten: '' }], { ...OURS, key: '1'.repeat(32) })
+    expect(check([withKey, erased], [remembered([decided]), forgotten], { faces: [] })).toEqual([])
+    expect(check([withKey, entry('replace', null, { id: 's1-c0-8' })], [remembered([decided])], { faces: [] })).toEqual(
+      [],
+    )
+    expect(check([entry('enroll', null)], [remembered([enrolled], OURS)])).toEqual([])
+    expect(check([without], [], { hasStepped: true })).toEqual([])
+  })
+
+  it.each<[string, Entry[], Remembered[], string]>([
+    ['an answer that is not remembered', [withKey], [], 'I4 lost'],
+    ['the same without a key', [without], [], 'I4 lost'],
+    ['an erasure that is not remembered', [entry('erase', answer(204))], [], 'I4 lost'],
+    ['a key of nobody', [], [remembered([decided])], 'I4 wrong'],
+    ['a decision of nobody', [], [remembered([{ ...decided, id: FACE }], OURS)], 'I4 wrong'],
+    ['an enrollment of nobody', [], [remembered([enrolled], OURS)], 'I4 wrong'],
+    ['an erasure of nobody', [entry('read', null)], [remembered([{ forgotten: '' }], OURS)], 'I4 doubled'],
+    ['another decision', [withKey], [remembered([{ ...decided, verified: false }])], 'I4 wrong'],
+    ['a request of another tenant', [withKey], [remembered([decided], { tenant: 1 })], 'I4 wrong'],
+    ['an answer that is kept for longer', [withKey], [remembered([decided], { lifeSeconds: 86_401 })], 'I4 wrong'],
+    ['an answer that is kept for less', [without], [remembered([decided], { ...OURS, lifeSeconds: 60 })], 'I4 wrong'],
+    ['a face that is gone, and nobody erased it', [withKey], [remembered([{ ...decided, face_id: UUID }])], 'I4 wrong'],
+  ])('finds %s', (_, entries, rows, expected) => {
+    expect(check(entries, rows)).toEqual([expected])
+  })
+
+  it('finds a request without a key that is remembered twice, and one with a key beside it', () => {
+    const twice = [remembered([decided], OURS), remembered([decided], { ...OURS, key: '1'.repeat(32) })]
+    expect(check([without], twice)).toEqual(['I4 doubled'])
+    expect(check([withKey], [remembered([decided], OURS)])).toContain('I4 wrong')
+  })
+
+  it('finds what a purge has left, and what it has taken early', () => {
+    const planted = { expired: ['a', 'b'], lasting: ['c'] }
+    expect(kinds(checkPurge(planted, new Set(['c'])))).toEqual([])
+    expect(kinds(checkPurge(planted, new Set(['b', 'c'])))).toEqual(['I4 wrong'])
+    expect(kinds(checkPurge(planted, new Set()))).toEqual(['I4 lost'])
   })
 })
 
