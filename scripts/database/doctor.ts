@@ -5,7 +5,7 @@ import type { Connection } from './connection.ts'
 import { examineTemplateKeys } from './doctor-template-keys.ts'
 import { lint, toSentence } from './linter.ts'
 import { RULES } from './linter-rules.ts'
-import { isBefore, readSettings, SECURE_MINOR, type Setting } from './server.ts'
+import { isBefore, isOff, readSettings, SECURE_MINOR, type Setting } from './server.ts'
 import { describeTarget, isNeon, isPooled, type Target } from './target.ts'
 import { ok, orOk, type Patient, problem, skipped, type Verdict, warning } from './verdict.ts'
 
@@ -202,7 +202,7 @@ export function judgeDurability(settings: Setting[]): Verdict[] {
     synchronous_commit: 'what was answered can be gone after a crash',
   }
   const verdicts = settings
-    .filter(({ setting }) => setting === 'off')
+    .filter(isOff)
     .map(({ name, whose }) =>
       problem(
         `${name} is off${whose === null ? '' : ` for ${whose}`}: ${consequences[name]}`,

@@ -2,7 +2,7 @@
 // the catalogs, so that what a later migration makes is covered unasked; what may differ stands, with its
 // reason, in linter-exceptions.ts.
 
-import { isBefore, SECURE_MINOR, type Setting } from './server.ts'
+import { isBefore, isOff, SECURE_MINOR, type Setting } from './server.ts'
 
 export interface Fault {
   /** What is wrong, by kind and name: "table faces". */
@@ -818,7 +818,7 @@ export const RULES: Rule[] = [
 
 function listOff(settings: Setting[], names: string[]): Fault[] {
   return settings
-    .filter(({ name, setting }) => names.includes(name) && setting === 'off')
+    .filter((setting) => names.includes(setting.name) && isOff(setting))
     .map(({ name, whose }) => ({
       object: `setting ${name}`,
       fault: `is off for ${whose ?? 'the whole server'}`,

@@ -25,6 +25,11 @@ export interface Setting {
   whose: string | null
 }
 
+/** What is set for a role or a database is kept as it was written: off, false, no or 0, in any case, also cut short. */
+export function isOff({ setting }: Setting): boolean {
+  return /^(off?|f(a(l(se?)?)?)?|no?|0)$/i.test(setting)
+}
+
 /** What the server is set to, and what is set for roles, for this database and for functions. */
 export function readSettings(connection: Connection, names: string[]): Promise<Setting[]> {
   return connection.query<Setting>(

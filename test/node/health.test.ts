@@ -713,6 +713,10 @@ describe('what doctor makes of facts', () => {
   it.each(['fsync', 'full_page_writes', 'synchronous_commit'])('%s off is a problem, on is not', (name) => {
     expect(levels(judgeDurability([{ name, setting: 'off', whose: null }]))).toEqual(['problem'])
     expect(levels(judgeDurability([{ name, setting: 'on', whose: null }]))).toEqual(['ok'])
+    for (const setting of ['OFF', 'of', 'false', 'f', 'no', '0']) {
+      expect([setting, ...levels(judgeDurability([{ name, setting, whose: 'role a' }]))]).toEqual([setting, 'problem'])
+    }
+    expect(levels(judgeDurability([{ name, setting: 'local', whose: 'role a' }]))).toEqual(['ok'])
     expect(judgeDurability([{ name, setting: 'off', whose: 'role a database b' }])[0]?.mend).toBe(
       `alter role a in database b reset ${name}`,
     )

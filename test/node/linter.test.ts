@@ -762,7 +762,7 @@ describe('a rule', () => {
 
   it('L46 reads what is set for a database', async (context) => {
     needsNative(context, database, 'the embedded database is for development, and its disk is not judged')
-    const findings = problemsOf(await lintAfter(alterDatabase('set synchronous_commit = off')))
+    const findings = problemsOf(await lintAfter(alterDatabase('set synchronous_commit = false')))
     expect(findings.map(toSentence)).toEqual([
       expect.stringMatching(/^L46 setting synchronous_commit is off for database rekko_test_/),
     ])
