@@ -25,7 +25,7 @@ import { WORKER_FAULTS } from './worker-faults.ts'
 import type { Scale } from './workload.ts'
 
 const FAULTS: readonly Fault[] = [...WORKER_FAULTS, ...WIRE_FAULTS, ...CLUSTER_FAULTS]
-const FULL: Scale = { tenants: 3, names: 10, clients: 8, operations: 60 }
+const FULL: Scale = { tenants: 3, names: 10, clients: 8, operations: 40 }
 const SHORT: Scale = { tenants: 2, names: 8, clients: 6, operations: 30 }
 /** A bite that is not noticed by then is none. */
 const BITE_ROUNDS = 5

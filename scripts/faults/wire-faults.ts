@@ -78,6 +78,11 @@ export const WIRE_FAULTS: readonly Fault[] = [
     says: 'JSON of wrong types, of another order, or with results missing',
     toRule: (chance) => often(chance, () => ({ kind: 'garble', garble: chance.pick(GARBLES) })),
   },
+  {
+    name: 'wrong-values',
+    says: 'an answer of the right shape, with another word, or nothing, in every cell',
+    toRule: (chance) => often(chance, () => ({ kind: 'garble', garble: chance.pick(LIES) })),
+  },
 ]
 
 function often(chance: Chance, toAction: () => Action): Rule {
@@ -105,6 +110,8 @@ const GARBLES: readonly ((answer: unknown) => unknown)[] = [
   (answer) => withResults(answer, (results) => results.map((result) => ({ ...toObject(result), fields: [] }))),
   (answer) => withCells(answer, () => 7),
   (answer) => withCells(answer, () => ({})),
+]
+const LIES: readonly ((answer: unknown) => unknown)[] = [
   (answer) => withCells(answer, () => 'neither'),
   (answer) => withCells(answer, () => null),
 ]

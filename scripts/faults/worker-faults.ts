@@ -90,7 +90,7 @@ export const WORKER_FAULTS: readonly Fault[] = [
           await stage.restartWorker()
           stage.proxy.slowDown(chance.between(4_500, 5_500))
           const answered = crowd(20)
-          await wait(18_000)
+          await wait(14_000)
           stage.proxy.slowDown(0)
           const fastAt = performance.now()
           await answered
