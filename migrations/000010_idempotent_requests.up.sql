@@ -7,15 +7,16 @@ create table idempotent_requests (
   key bytea not null,
   -- HMAC-SHA-256 of what was asked; null with a key of the Worker's own, under which nothing else is asked
   fingerprint bytea,
-  -- The rows that the statement answered, without what only a face may hold: an external_id, metadata, a sealed copy.
-  -- An erased person is in none of them.
+  -- The rows that the statement answered, without what only a face may hold: an external_id, metadata, a sealed copy. Of an
+  -- erased person there is the id of a face that is gone.
   answer jsonb not null,
   created_at timestamptz(3) not null default now(),
   expires_at timestamptz(3) not null,
   primary key (tenant_id, key),
   constraint idempotent_requests_key_check check (octet_length(key) = case when fingerprint is null then 16 else 32 end),
   constraint idempotent_requests_fingerprint_check check (octet_length(fingerprint) = 32),
-  constraint idempotent_requests_answer_check check (jsonb_typeof(answer) = 'array')
+  constraint idempotent_requests_answer_check check (jsonb_typeof(answer) = 'array'),
+  constraint idempotent_requests_expires_at_check check (expires_at <= created_at + interval '24 hours')
 );
 create index idx_idempotent_requests_expires on idempotent_requests (expires_at);
 
@@ -27,6 +28,9 @@ create policy idempotent_requests_tenant on idempotent_requests to rekko_app
   using (tenant_id = current_tenant_id()) with check (tenant_id = current_tenant_id());
 create policy idempotent_requests_owner_select on idempotent_requests for select to rekko_owner using (true);
 create policy idempotent_requests_owner_delete on idempotent_requests for delete to rekko_owner using (true);
+-- to lock what is deleted next; nothing is ever changed
+create policy idempotent_requests_owner_update on idempotent_requests for update to rekko_owner
+  using (expires_at <= transaction_timestamp()) with check (false);
 
 -- it is read by claim_request only
 grant insert (tenant_id, key, fingerprint, answer, expires_at) on idempotent_requests to rekko_app;
@@ -100,6 +104,8 @@ begin
     where r.expires_at <= transaction_timestamp()
     order by r.expires_at
     limit batch_size
+    -- claim_request may be taking one away
+    for update skip locked
   );
   get diagnostics purged = row_count;
   return purged;

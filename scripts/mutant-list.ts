@@ -444,11 +444,21 @@ language sql stable security definer`,
     tests: [IDEMPOTENCY],
   },
   {
+    name: 'remembered-threshold',
+    breaks: 'whoever writes to the database says by which threshold a repeated decision is confirmed',
+    edits: [
+      {
+        file: 'src/db/templates.ts',
+        from: "typeof threshold === 'number' && threshold > floor ? threshold : floor",
+        to: 'Number(threshold ?? floor)',
+      },
+    ],
+    tests: [IDEMPOTENCY],
+  },
+  {
     name: 'erased-in-replay',
     breaks: 'a repetition names whoever was erased since, as nobody, and is not told so',
-    edits: [
-      { file: 'src/db/tenant.ts', from: 'if (face?.model !== model) {', to: 'if (face && face.model !== model) {' },
-    ],
+    edits: [{ file: 'src/db/tenant.ts', from: 'if (face?.model !== (', to: 'if (face && face.model !== (' }],
     tests: [IDEMPOTENCY],
   },
   {
@@ -527,7 +537,7 @@ language sql stable security definer`,
     edits: [
       {
         file: 'src/db/verifications.ts',
-        from: '    await requireConfirmed(db, protectedProbe, toDistance(decision.threshold), [match], { verificationId: id })\n',
+        from: '    await requireConfirmed(db, protectedProbe, farthest, [match], { verificationId: id, wasDone })\n',
         to: '',
       },
     ],
@@ -539,7 +549,7 @@ language sql stable security definer`,
     edits: [
       {
         file: 'src/db/identifications.ts',
-        from: '  await requireConfirmed(db, protectedProbe, toDistance(threshold), matches, { identificationId: id })\n',
+        from: '  await requireConfirmed(db, protectedProbe, farthest, matches, { identificationId: id, wasDone })\n',
         to: '',
       },
     ],

@@ -29,7 +29,7 @@ export function findIdempotencyKey(c: Context<AppContext>): string | null {
 }
 
 /** Of a client that has named nothing: for the Worker's own repetition. */
-export function nameRequest(): RequestName {
+export function nameUnkeyedRequest(): RequestName {
   return { key: crypto.randomUUID().replaceAll('-', ''), fingerprint: null }
 }
 
@@ -45,7 +45,8 @@ export async function nameKeyedRequest(
   tenantId: string,
   pepper: CryptoKey,
 ): Promise<RequestName> {
-  const asked = [c.req.method, c.req.path, ...(await partsOfBody(c))]
+  const { pathname, search } = new URL(c.req.url)
+  const asked = [c.req.method, pathname, search, ...(await partsOfBody(c))]
   // hashes have one length, so no two requests are written alike
   const hashes = await Promise.all(asked.map((part) => crypto.subtle.digest('SHA-256', Buffer.from(part))))
   return {
@@ -54,14 +55,15 @@ export async function nameKeyedRequest(
   }
 }
 
-/** A form by its fields: the line between them is another in every request. */
+/** A form by its fields, in the order of their names: the line between them is another in every request. */
 async function partsOfBody({ req: { bodyCache } }: Context<AppContext>): Promise<(string | Buffer)[]> {
   // the caches hold promises, whatever their types say
   const text = await bodyCache.text
   if (text !== undefined) return [text]
   const form = await bodyCache.formData
   const parts: (string | Buffer)[] = []
-  for (const [name, value] of form ?? []) {
+  const fields = [...(form ?? [])].toSorted(([one], [other]) => (one < other ? -1 : Number(one > other)))
+  for (const [name, value] of fields) {
     parts.push(name, typeof value === 'string' ? value : Buffer.from(await value.arrayBuffer()))
   }
   return parts

@@ -22,7 +22,7 @@ const CATALOGUE = {
   TENANT_BEING_ERASED: [409, 'The tenant is being erased'],
   ISSUER_ALREADY_EXISTS: [409, 'An issuer with this name is configured already'],
   MODEL_MISMATCH: [409, 'The embeddings are of different models'],
-  ANSWER_ERASED: [410, 'What this Idempotency-Key answered is gone'],
+  ANSWER_GONE: [410, 'What this Idempotency-Key answered is gone'],
   BODY_TOO_LARGE: [413, 'The body is too large'],
   IMAGE_TOO_LARGE: [413, 'The image is too large'],
   UNSUPPORTED_MEDIA_TYPE: [415, 'The body is not of a type this address takes'],

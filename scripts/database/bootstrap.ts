@@ -69,8 +69,9 @@ async function createBackupRole(admin: Connection): Promise<void> {
 }
 
 /**
- * A request of the Worker ends in the database before the Worker's own deadline of 10 s: two statements of
- * at most 4 s. The embedded database, which nobody logs in to, does not know these.
+ * A transaction of the Worker ends in the database before the Worker gives it up, which is 10 s after the first and at least 5 s
+ * after each (src/db/neon.ts, src/db/repetition.ts). PostgreSQL 16 knows no limit for a transaction: there it is that of each
+ * statement. The embedded database, which nobody logs in to, does not know these.
  */
 async function limitLogins(admin: Connection): Promise<void> {
   for (const role of LOGIN_ROLES) {
@@ -79,6 +80,14 @@ async function limitLogins(admin: Connection): Promise<void> {
       alter role ${role} set lock_timeout = '2s';
       alter role ${role} set idle_in_transaction_session_timeout = '10s';`)
   }
+  await admin.execute(`
+    do $$
+    begin
+      if current_setting('server_version_num')::int >= 170000 then
+        alter role rekko_app set transaction_timeout = '5s';
+        alter role rekko_operator set transaction_timeout = '5s';
+      end if;
+    end $$`)
   // the roll-up works in batches of thousands
   await admin.execute("alter role rekko_jobs set statement_timeout = '30s'")
 }

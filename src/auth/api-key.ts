@@ -46,16 +46,26 @@ export function generateApiKey(
   return (unchecked + checksum(unchecked)) as ApiKey
 }
 
+/** Of what an API key is made, beside the pepper. */
+export interface ApiKeyOrigin {
+  environment: Environment
+  tenantId: string
+  /** Under which the request is remembered that makes it, hexadecimal digits. */
+  request: string
+  /** Random, 64 hexadecimal digits. */
+  seed: string
+}
+
 /**
- * The API key of a seed: whoever has the seed and the pepper can make it again, so that a repeated request is answered
+ * The API key of an origin: whoever has it and the pepper can make the key again, so that a repeated request is answered
  * with the same key, which is stored nowhere.
- *
- * @param seed random, 64 hexadecimal digits
  */
-export async function deriveApiKey(environment: Environment, seed: string, pepper: CryptoKey): Promise<ApiKey> {
+export async function deriveApiKey(origin: ApiKeyOrigin, pepper: CryptoKey): Promise<ApiKey> {
+  const { environment, tenantId, request, seed } = origin
+  // no API key and no token begins like that
+  const message = `api key\0${environment}\0${tenantId}\0${request}\0${seed}\0`
   const halves = await Promise.all(
-    // no API key and no token begins like that
-    [1, 2].map((half) => crypto.subtle.sign('HMAC', pepper, new TextEncoder().encode(`api key\0${seed}\0${half}`))),
+    [1, 2].map((half) => crypto.subtle.sign('HMAC', pepper, new TextEncoder().encode(message + half))),
   )
   return generateApiKey(environment, Buffer.concat(halves.map((half) => new Uint8Array(half))))
 }

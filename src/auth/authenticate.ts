@@ -13,7 +13,7 @@ import {
 } from '../db/tenant.ts'
 import type { AppContext, Env } from '../env.ts'
 import { ExpiringMap } from '../expiring-map.ts'
-import { findIdempotencyKey, nameKeyedRequest, nameRequest } from '../idempotency.ts'
+import { findIdempotencyKey, nameKeyedRequest, nameUnkeyedRequest, type RequestName } from '../idempotency.ts'
 import { Problem } from '../problem.ts'
 import { isWithin, POLICY_OF_SCOPE, type PolicyName, tooManyRequests, toPolicyHeader } from '../rate-limit.ts'
 import { hashApiKey, isApiKey, type Scope, toPepper, toPrefix } from './api-key.ts'
@@ -38,21 +38,32 @@ export function requires(scope: Scope) {
       c.var.trace.refusal = 'absent'
       throw unauthenticated()
     }
-    const idempotencyKey = c.req.method === 'GET' ? null : findIdempotencyKey(c)
+    const idempotencyKey = isReading(c) ? null : findIdempotencyKey(c)
     const entrance = isToken(presented)
       ? await enterByToken(c, presented, policy)
       : await enterByApiKey(c, presented, policy)
     const { id } = entrance.tenant
     c.var.trace.tenantId = id
-    const own = nameRequest()
-    const name = async () =>
-      idempotencyKey === null ? own : nameKeyedRequest(c, idempotencyKey, id, await pepper(c.env))
+    let named: Promise<RequestName> | undefined
+    const name = () => {
+      named ??= nameRequest(c, idempotencyKey, id)
+      return named
+    }
     c.set('db', openTenant(c.env, c.var.trace, entrance, scope, name))
     await next()
     if (c.var.db.isReplay) c.res.headers.set('Idempotent-Replayed', 'true')
     // a refusal in the transaction looks like one before it
     if (c.res.status !== 401) c.res.headers.set('RateLimit-Policy', toPolicyHeader(policy))
   })
+}
+
+/** Whether a request changes nothing. */
+export function isReading({ req: { method } }: Context<AppContext>): boolean {
+  return method === 'GET' || method === 'HEAD'
+}
+
+async function nameRequest(c: Context<AppContext>, key: string | null, tenantId: string): Promise<RequestName> {
+  return key === null ? nameUnkeyedRequest() : nameKeyedRequest(c, key, tenantId, await pepper(c.env))
 }
 
 /** After a change of its settings: this isolate reads the tenant anew, whatever credential comes next. */

@@ -8,7 +8,7 @@ import { IDEMPOTENCY_KEY } from '../idempotency.ts'
 import { Problem } from '../problem.ts'
 import { isWithin, tooManyRequests, toPolicyHeader } from '../rate-limit.ts'
 import type { Trace } from '../trace.ts'
-import { findAddress, findCredential, fingerprint, isDevelopment, refused, verify } from './authenticate.ts'
+import { findAddress, findCredential, fingerprint, isDevelopment, isReading, refused, verify } from './authenticate.ts'
 import { parseObject } from './canonical.ts'
 import { refuseBlocked } from './failures.ts'
 import { ISSUER_DEFAULTS, type Issuer, type IssuerFault, isIssuerFault, toIssuer } from './issuer.ts'
@@ -42,8 +42,8 @@ export function requiresOperator(scope: OperatorScope) {
 }
 
 /** What is not kept must not seem to be: whoever sends a key relies on it. */
-function requireNoIdempotencyKey({ req }: Context<AppContext>): void {
-  if (req.method === 'GET' || req.header(IDEMPOTENCY_KEY) === undefined) return
+function requireNoIdempotencyKey(c: Context<AppContext>): void {
+  if (isReading(c) || c.req.header(IDEMPOTENCY_KEY) === undefined) return
   throw new Problem('INVALID_REQUEST', 'Correct the fields named in errors.', {
     errors: [
       { parameter: IDEMPOTENCY_KEY, detail: "Is for a tenant's requests: look whether it was done before you repeat." },

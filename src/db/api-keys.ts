@@ -69,11 +69,12 @@ export async function createApiKey(
       a.missing_scopes, ${key.seed}::text as seed, c.id, c.name, c.prefix, c.scopes, c.created_at, c.expires_at, c.revoked_at,
       c.last_used_at
     from asked a left join created c on true`,
+    unless: db.sql`cardinality(missing_scopes) > 0`,
   })
   if (!row) throw new RangeError('a statement that always answers a row answered none')
   const { missing_scopes, id, ...created } = row
   if (missing_scopes.length > 0) return { missingScopes: missing_scopes }
-  return id === null ? null : { id, ...created }
+  return id === null ? null : requireOwnScopes(db, { id, ...created })
 }
 
 /**
@@ -136,14 +137,21 @@ export async function rotateApiKey(
       f.is_valid, f.has_room, f.missing_scopes, ${key.seed}::text as seed, c.id, c.name, c.prefix, c.scopes, c.created_at, c.expires_at,
       c.revoked_at, c.last_used_at
     from found f left join created c on true`,
+    unless: db.sql`cardinality(missing_scopes) > 0`,
   })
   if (!row) return null
   const { is_valid, has_room, missing_scopes, id: newId, ...created } = row
-  if (newId !== null) return { id: newId, ...created }
+  if (newId !== null) return requireOwnScopes(db, { id: newId, ...created })
   if (!is_valid) return 'not valid'
   if (missing_scopes.length > 0) return { missingScopes: missing_scopes }
   // with room, and valid when the statement began: another rotation or a revocation came first
   return has_room ? 'not valid' : 'too many'
+}
+
+/** The credential that asks again need not be the one that asked first. */
+function requireOwnScopes(db: TenantDatabase, key: MadeApiKey): MadeApiKey | { missingScopes: Scope[] } {
+  const missingScopes = key.scopes.filter((scope) => !db.scopes.has(scope))
+  return missingScopes.length > 0 ? { missingScopes } : key
 }
 
 /**

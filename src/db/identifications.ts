@@ -11,6 +11,7 @@ import {
   requireConfirmed,
   shortlist,
   toProtectedProbe,
+  toRememberedDistance,
 } from './templates.ts'
 import type { TenantDatabase } from './tenant.ts'
 import type { AuditPosition } from './verifications.ts'
@@ -20,6 +21,8 @@ export type Match = { external_id: string; face_id: string; confidence: number }
 export type Search = {
   id: string
   faces_searched: number
+  /** Whether the probe was one that a decision for somebody may be made of. */
+  is_acceptable: boolean
   matches: Match[]
 }
 
@@ -57,7 +60,11 @@ export async function identifyFace(db: TenantDatabase, probe: Probe, maxResults:
   const { model, identificationThreshold } = db.tenant.settings
   const maxDistance = toDistance(identificationThreshold)
   type Row = Omit<Search, 'matches'> & { threshold: number } & Match & ClaimedMatch
-  const { rows, protected: protectedProbe } = await db.actProtected<Row, ProtectedProbe>(
+  const {
+    rows,
+    protected: protectedProbe,
+    wasDone,
+  } = await db.actProtected<Row, ProtectedProbe>(
     (keys) => toProtectedProbe(keys, model.id, probe.embedding),
     (prepared) => ({
       parts: db.sql`candidates as materialized (
@@ -100,7 +107,7 @@ export async function identifyFace(db: TenantDatabase, probe: Probe, maxResults:
       // a row for each match, or one without any
       answer: db.sql`
       select
-        r.id, r.faces_searched, r.threshold, m.external_id, m.id as face_id, ${confidence(db)}::float8 as confidence,
+        r.id, r.faces_searched, r.threshold, ${isAcceptable(db, probe)}::boolean as is_acceptable, m.external_id, m.id as face_id, ${confidence(db)}::float8 as confidence,
         m.distance, m.key_version, encode(m.sealed, 'base64') as sealed
       from recorded r left join matches m on true
       order by m.distance, m.id`,
@@ -108,12 +115,14 @@ export async function identifyFace(db: TenantDatabase, probe: Probe, maxResults:
   )
   const [search] = rows
   if (!search) throw new RangeError('a search answered no row')
-  const { id, faces_searched, threshold } = search
+  const { id, faces_searched, threshold, is_acceptable } = search
   const matches = rows.filter((row) => row.face_id !== null)
-  await requireConfirmed(db, protectedProbe, toDistance(threshold), matches, { identificationId: id })
+  const farthest = wasDone ? toRememberedDistance(threshold, model) : maxDistance
+  await requireConfirmed(db, protectedProbe, farthest, matches, { identificationId: id, wasDone })
   return {
     id,
     faces_searched,
+    is_acceptable,
     matches: matches.map(({ external_id, face_id, confidence }) => ({ external_id, face_id, confidence })),
   }
 }

@@ -6,6 +6,8 @@ import { connect } from './neon.ts'
 /** Small enough for a transaction of well under a second; enough rounds for 100,000 events a run. */
 const BATCH_SIZE = 5_000
 const MAX_ROUNDS = 20
+/** As long as a statement of rekko_jobs may take. */
+const TIMEOUT_MS = 30_000
 
 /**
  * Turns usage events into usage records, merges the changes of face counts, forgets requests that nobody repeats any more,
@@ -15,16 +17,20 @@ export async function runJobs(env: Env): Promise<void> {
   const { sql, transact } = connect(env, env.JOBS_DATABASE_URL, startTrace('scheduled'))
   for (let round = 0; round < MAX_ROUNDS; round++) {
     const counted = await transact(
-      [
-        sql`select roll_up_usage(${BATCH_SIZE}) as rows`,
-        sql`select merge_face_counts(${BATCH_SIZE}) as rows`,
-        sql`select purge_idempotent_requests(${BATCH_SIZE}) as rows`,
-      ],
-      { readOnly: false },
+      [sql`select roll_up_usage(${BATCH_SIZE}) as rows`, sql`select merge_face_counts(${BATCH_SIZE}) as rows`],
+      { readOnly: false, timeoutMs: TIMEOUT_MS },
     )
+    // each a transaction of its own: one that cannot be done keeps no other from it
+    const purged = await transact([sql`select purge_idempotent_requests(${BATCH_SIZE}) as rows`], {
+      readOnly: false,
+      timeoutMs: TIMEOUT_MS,
+    })
     // a transaction of its own: with the locks of the others in hand it could meet an erasure of the operator's
     // that wants them the other way round
-    const erased = await transact([sql`select erase_requested_tenants(${BATCH_SIZE}) as rows`], { readOnly: false })
-    if ([...counted, ...erased].every(({ rows: [row] }) => row?.['rows'] === 0)) return
+    const erased = await transact([sql`select erase_requested_tenants(${BATCH_SIZE}) as rows`], {
+      readOnly: false,
+      timeoutMs: TIMEOUT_MS,
+    })
+    if ([...counted, ...purged, ...erased].every(({ rows: [row] }) => row?.['rows'] === 0)) return
   }
 }

@@ -26,8 +26,8 @@ export class DatabaseError extends Error {
 
   /** The database is away, overloaded or gave up; the same request may succeed later. */
   get isUnavailable(): boolean {
-    // connections, a deadlock, resources, an operator or a timeout, a lock that was not to be had
-    return this.sqlstate === undefined || /^(08|40|53|57|55P03)/.test(this.sqlstate)
+    // connections, a deadlock, resources, an operator or a timeout, a lock that was not to be had, a transaction for too long
+    return this.sqlstate === undefined || /^(08|40|53|57|55P03|25P04)/.test(this.sqlstate)
   }
 
   /** Nothing of it is left, and that need not be so a moment later: a conflict, a restart, too many connections. */
@@ -41,6 +41,12 @@ export class DatabaseError extends Error {
   }
 }
 
+/**
+ * For all that a client's request asks of the database. Longer than Neon needs to wake up, shorter than a gate's patience; and
+ * twice what one transaction may take (transaction_timeout of the logins, scripts/database/bootstrap.ts).
+ */
+export const DEADLINE_MS = 10_000
+
 /** What one statement answered. */
 export interface StatementResult {
   rows: Row[]
@@ -52,15 +58,12 @@ export interface Database {
   /**
    * Sends statements as one HTTP request and one transaction.
    *
-   * @param options `timeoutMs` of at least what both statements of a batch may take (statement_timeout of the logins,
-   *   scripts/database/bootstrap.ts), so that PostgreSQL gives up before we do
+   * @param options `timeoutMs` where it is not a client's request that waits: what is left of its deadline otherwise
    * @returns what each statement answered
    * @throws DatabaseError, with nothing of the transaction left unless it `isAmbiguous`
    */
   transact(statements: Statement[], options: { readOnly: boolean; timeoutMs?: number }): Promise<StatementResult[]>
 }
-
-const TIMEOUT_MS = 10_000
 
 /** As Neon answers: PostgreSQL's texts, which the driver reads by the types of their columns; a batch is several. */
 function isAnswer(value: unknown): boolean {
@@ -111,7 +114,8 @@ export function connect(env: Env, url: string | undefined, trace: DatabaseTrace)
   drivers.set(url, sql)
   return {
     sql,
-    async transact(statements, { readOnly, timeoutMs = TIMEOUT_MS }) {
+    async transact(statements, { readOnly, timeoutMs = DEADLINE_MS - trace.databaseMs }) {
+      if (timeoutMs <= 0) throw new DatabaseError(undefined)
       const sentAt = Date.now()
       try {
         const results = await sql.transaction(statements, {

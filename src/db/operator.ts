@@ -21,7 +21,7 @@ export function openOperator(env: Env, trace: Trace, actor: string): OperatorDat
         select set_config('app.actor', ${`operator:${actor}`}, true), set_config('app.request_id', ${trace.requestId}, true)`
       const [, result] = await repeating(
         trace,
-        ({ timeoutMs }) => transact([name, statement], { readOnly: false, timeoutMs }),
+        () => transact([name, statement], { readOnly: false }),
         // it is not remembered, so nothing is sent twice that may have been carried out
         (error) => error.isTransient,
       )

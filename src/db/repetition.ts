@@ -1,12 +1,10 @@
 // When a request to the database is sent once more, and how soon.
-import { DatabaseError, type DatabaseTrace } from './neon.ts'
+import { DatabaseError, type DatabaseTrace, DEADLINE_MS } from './neon.ts'
 
-/** Longer than Neon needs to wake up, shorter than a gate's patience. */
-const DEADLINE_MS = 10_000
 const MAX_ATTEMPTS = 3
 /** Before the second attempt half of this to all of it, before the third four times as long. */
 const PAUSE_MS = 200
-/** A repetition that begins later would be given up while it is carried out. */
+/** A repetition that begins later would be given up by us before PostgreSQL gives it up, and carried out behind our back. */
 const LATEST_START_MS = DEADLINE_MS / 2
 
 /**
@@ -17,12 +15,6 @@ const MAX_BUDGET = 50
 const BUDGET_PER_REQUEST = 0.1
 let budget = MAX_BUDGET
 
-export interface Attempt {
-  isRepetition: boolean
-  /** Until the deadline of the client's request. */
-  timeoutMs: number
-}
-
 /**
  * @param trace of the client's request, which has one deadline for all that it asks of the database
  * @param isRepeatable whether the same may be sent again after this error
@@ -30,17 +22,16 @@ export interface Attempt {
  */
 export async function repeating<Result>(
   trace: DatabaseTrace,
-  send: (attempt: Attempt) => Promise<Result>,
-  isRepeatable: (error: DatabaseError, attempt: Attempt) => boolean,
+  send: (isRepetition: boolean) => Promise<Result>,
+  isRepeatable: (error: DatabaseError, isRepetition: boolean) => boolean,
 ): Promise<Result> {
   budget = Math.min(MAX_BUDGET, budget + BUDGET_PER_REQUEST)
   for (let count = 1; ; count++) {
-    const attempt = { isRepetition: count > 1, timeoutMs: DEADLINE_MS - trace.databaseMs }
-    if (attempt.timeoutMs <= 0) throw new DatabaseError(undefined)
+    const isRepetition = count > 1
     try {
-      return await send(attempt)
+      return await send(isRepetition)
     } catch (error) {
-      if (!(error instanceof DatabaseError) || !isRepeatable(error, attempt)) throw error
+      if (!(error instanceof DatabaseError) || !isRepeatable(error, isRepetition)) throw error
       const pauseMs = PAUSE_MS * 4 ** (count - 1) * (0.5 + Math.random() / 2)
       const isLate = trace.databaseMs + pauseMs > LATEST_START_MS
       if (count === MAX_ATTEMPTS || isLate || budget < 1) throw error

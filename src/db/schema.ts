@@ -252,10 +252,16 @@ export const idempotentRequests = pgTable(
     check('idempotent_requests_key_check', sql`octet_length(key) = case when fingerprint is null then 16 else 32 end`),
     check('idempotent_requests_fingerprint_check', sql`octet_length(fingerprint) = 32`),
     check('idempotent_requests_answer_check', sql`jsonb_typeof(answer) = 'array'`),
+    check('idempotent_requests_expires_at_check', sql`expires_at <= created_at + interval '24 hours'`),
     index('idx_idempotent_requests_expires').on(table.expiresAt),
     ...wall('idempotent_requests'),
     ownerPolicy('idempotent_requests', { for: 'select', using: sql`true` }),
     ownerPolicy('idempotent_requests', { for: 'delete', using: sql`true` }),
+    ownerPolicy('idempotent_requests', {
+      for: 'update',
+      using: sql`expires_at <= transaction_timestamp()`,
+      withCheck: sql`false`,
+    }),
   ],
 ).enableRLS()
 

@@ -6,10 +6,11 @@ import { type Confirmation, confirm } from '../face/protection/confirmation.ts'
 import { type Keyring, rotationOf } from '../face/protection/keyring.ts'
 import { fromBase64 } from '../face/protection/octets.ts'
 import { type RotatedEmbedding, rotate, signCode } from '../face/protection/rotation.ts'
+import { type Model, toDistance } from '../face/similarity.ts'
 import { Problem } from '../problem.ts'
 import type { Statement } from './neon.ts'
 import type { TemplateKeys } from './template-keys.ts'
-import type { TenantDatabase } from './tenant.ts'
+import { answerGone, type TenantDatabase } from './tenant.ts'
 
 /** What a request brings to be compared. */
 export interface Probe {
@@ -116,13 +117,24 @@ export type ClaimedMatch = {
 export interface Decision {
   verificationId?: string
   identificationId?: string
+  /** Whether it was made by an earlier request. */
+  wasDone?: boolean
+}
+
+/**
+ * The largest distance that is a match of a remembered decision: by the threshold of then, but never by one that no tenant of
+ * the model could have. Whoever writes to the database writes that, too.
+ */
+export function toRememberedDistance(threshold: unknown, { floor }: Model): number {
+  return toDistance(typeof threshold === 'number' && threshold > floor ? threshold : floor)
 }
 
 /**
  * Opens the sealed copies of matches, and compares again what is in them with the probe as it came.
  *
  * @param maxDistance the largest distance that is a match
- * @throws Problem TEMPLATE_INTEGRITY for the first that does not agree, which is noted before
+ * @throws Problem TEMPLATE_INTEGRITY for the first that does not agree, which is noted before; ANSWER_GONE where the decision
+ *   was remembered and it may be the probe that differs
  */
 export async function requireConfirmed(
   db: TenantDatabase,
@@ -133,6 +145,8 @@ export async function requireConfirmed(
 ): Promise<void> {
   for (const match of matches) {
     const confirmation = await confirmMatch(probe, maxDistance, match)
+    // the probe may be another one than then: a recognizer need not answer the same of the same picture
+    if (decision.wasDone && (confirmation === 'differs' || confirmation === 'below threshold')) throw answerGone()
     if (confirmation !== 'confirmed') throw await tampered(db, confirmation, match.face_id, decision)
   }
 }

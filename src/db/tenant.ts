@@ -15,7 +15,7 @@ import { Problem } from '../problem.ts'
 import { type Settings, toSettings } from '../settings.ts'
 import type { Trace } from '../trace.ts'
 import { connect, DatabaseError, type Row, type Sql, type Statement, type StatementResult } from './neon.ts'
-import { type Attempt, repeating } from './repetition.ts'
+import { repeating } from './repetition.ts'
 import {
   forgetTemplateKeys,
   listTemplateKeys,
@@ -51,6 +51,8 @@ export interface TenantDatabase {
   readonly models: Models
   readonly sql: Sql
   readonly requestId: string
+  /** Under which the act of this request is remembered. */
+  name(): Promise<RequestName>
   /**
    * Reads, or notes something beside the act of the request: one HTTP request, one transaction.
    *
@@ -62,7 +64,7 @@ export interface TenantDatabase {
    * Does what the request is about, once; of several with one name, the later are answered with what the first one did. As
    * `run` otherwise.
    *
-   * @throws Problem IDEMPOTENCY_KEY_IN_USE, IDEMPOTENCY_KEY_REUSED, or ANSWER_ERASED when a face that was answered is gone
+   * @throws Problem IDEMPOTENCY_KEY_IN_USE, IDEMPOTENCY_KEY_REUSED, or ANSWER_GONE when a face that was answered is
    */
   act<Result extends Row>(act: Act): Promise<Result[]>
   /**
@@ -71,16 +73,16 @@ export interface TenantDatabase {
    *
    * @param protect does what takes the keys; `write` makes the act of it. Both are asked again when it turns out
    *   that the tenant was re-keyed meanwhile. They are two because a Statement is a promise: awaited, it would be sent.
-   * @returns the rows, and what was protected when they were found
+   * @returns the rows, what was protected when they were found, and whether they are remembered ones
    * @throws Problem NOT_CONFIGURED when the tenant's keys cannot be had
    */
   actProtected<Result extends Row, Protected>(
     protect: (keys: TemplateKeys) => Promise<Protected>,
     write: (protected_: Protected) => Act,
-  ): Promise<{ rows: Result[]; protected: Protected }>
+  ): Promise<{ rows: Result[]; protected: Protected; wasDone: boolean }>
   /** SQL: whether what this transaction is to do was not done before. Every part of an act asks it, or reads one that does. */
   readonly isFirst: Statement
-  /** Whether the answer was remembered under a key of the client's. */
+  /** Whether the answer was remembered, under a key of the client's, when this request came. */
   readonly isReplay: boolean
   /** Notes, for the log, that a match was not confirmed. */
   noteTampering(reason: string): void
@@ -99,8 +101,8 @@ export interface Act {
    * read again for a repetition; `external_id`, `metadata` and `sealed` are not remembered.
    */
   answer: Statement
-  /** SQL of the columns of `answer`: the same request may be tried again after a while, so nothing is remembered of it. */
-  tooSoon?: Statement
+  /** SQL of the columns of `answer`: nothing was done, and another time, or by another credential, it may be. */
+  unless?: Statement
 }
 
 /** Columns that only a face may hold, so that its erasure leaves nothing of it. */
@@ -127,6 +129,7 @@ const KEYS_CHANGED = 'RK416'
 const IN_FLIGHT = 'RK409'
 const OTHER_REQUEST = 'RK422'
 const UNIQUE_VIOLATION = '23505'
+const LOCK_TIMEOUT = '55P03'
 // An audit row names a face that another request erased or replaced after this one had found it.
 const FOREIGN_KEY_VIOLATION = '23503'
 /** One face can be replaced again and again, faster than it is verified. */
@@ -211,7 +214,7 @@ async function resolve(
   { readOnly } = { readOnly: true },
 ): Promise<Row | undefined> {
   const { sql, transact } = connect(env, env.DATABASE_URL, trace)
-  const [result] = await repeating(trace, ({ timeoutMs }) => transact([write(sql)], { readOnly, timeoutMs }), mayHelp)
+  const [result] = await repeating(trace, () => transact([write(sql)], { readOnly }), mayHelp)
   return result?.rows[0]
 }
 
@@ -263,12 +266,8 @@ export function openTenant(
   }
 
   /** @param statements behind the one that enters */
-  async function transactOnce(
-    statements: Statement[],
-    readOnly: boolean,
-    { timeoutMs }: Attempt,
-  ): Promise<StatementResult[]> {
-    const [entered, ...results] = await transact([enter(), ...statements], { readOnly, timeoutMs })
+  async function transactOnce(statements: Statement[], readOnly: boolean): Promise<StatementResult[]> {
+    const [entered, ...results] = await transact([enter(), ...statements], { readOnly })
     requireColumn(entered, 'scopes')
     // the functions answer scopes that a CHECK constraint keeps to those of SCOPES
     scopes = new Set(entered?.rows[0]?.['scopes'] as Scope[])
@@ -279,18 +278,17 @@ export function openTenant(
   async function transactInside(
     statements: Statement[],
     readOnly: boolean,
-    attempt: Attempt,
     rounds = MAX_ROUNDS,
   ): Promise<StatementResult[]> {
-    return transactOnce(statements, readOnly, attempt).catch((error: unknown) => {
+    return transactOnce(statements, readOnly).catch((error: unknown) => {
       // once more, and the face is no longer found, or the one in its place is: the erasure has won
       if (isSqlState(error, FOREIGN_KEY_VIOLATION) && rounds > 1) {
-        return transactInside(statements, readOnly, attempt, rounds - 1)
+        return transactInside(statements, readOnly, rounds - 1)
       }
       if (!isSqlState(error, ISSUER_CHANGED)) throw error
       return renew().then((renewed) => {
         entering = renewed
-        return transactOnce(statements, readOnly, attempt)
+        return transactOnce(statements, readOnly)
       })
     })
   }
@@ -314,7 +312,7 @@ export function openTenant(
   async function run(statement: Statement, readOnly: boolean): Promise<Row[]> {
     const [result] = await repeating(
       trace,
-      (attempt) => transactInside([statement], readOnly, attempt),
+      () => transactInside([statement], readOnly),
       // what is only noted is not remembered
       readOnly ? mayHelp : (error) => error.isTransient,
     ).catch(refuse)
@@ -324,34 +322,39 @@ export function openTenant(
   /** @returns the rows; `wasDone` when they are those of an earlier request of this name */
   async function act(write: Act): Promise<{ rows: Row[]; wasDone: boolean }> {
     const named = await name()
+    const isOurs = named.fingerprint === null
     // A statement of its own: what waits in the midst of one has seen the rows of before. An erasure that has waited for a
     // replacement would find the face gone, and not the one in its place.
     const alone = write.subject === undefined ? [] : [lockSubject(sql, tenant.id, write.subject)]
     const statements = [...alone, remembering(sql, tenant.id, named, write)]
     const claim = sql`select answer, faces from claim_request(decode(${named.key}, 'hex'), decode(${named.fingerprint}, 'hex'))`
-    const results = await repeating(
-      trace,
-      async (attempt) => {
+
+    async function send(isRepetition: boolean): Promise<{ done: StatementResult | undefined; remembered?: Row }> {
+      try {
         // nobody else knows a random number: nothing can have been done under it before this has been sent once
-        if (named.fingerprint === null && !attempt.isRepetition) {
-          return transactInside(statements, false, attempt).catch((error: unknown) => {
-            // sent once and carried out twice, by somebody between us and the database
-            throw isSqlState(error, UNIQUE_VIOLATION) ? new DatabaseError(undefined) : error
-          })
+        if (isOurs && !isRepetition) return { done: (await transactInside(statements, false)).at(-1) }
+        const [claimed, ...results] = await transactInside([claim, ...statements], false)
+        requireColumn(claimed, 'answer')
+        const [remembered] = claimed?.rows ?? []
+        isReplay = remembered !== undefined && !isRepetition
+        return { done: results.at(-1), ...(remembered && { remembered }) }
+      } catch (error) {
+        // it was, or is being, carried out by what we have sent before, or by somebody who has sent it twice
+        if (isSqlState(error, UNIQUE_VIOLATION) || (isOurs && isSqlState(error, IN_FLIGHT))) {
+          throw new DatabaseError(undefined)
         }
-        const claimed = await transactInside([claim, ...statements], false, attempt)
-        requireColumn(claimed[0], 'answer')
-        return claimed
-      },
-      (error, { isRepetition }) =>
-        mayHelp(error) ||
-        // it may be our own, which was given up
-        (error.sqlstate === IN_FLIGHT && isRepetition),
+        throw error
+      }
+    }
+
+    const { done, remembered } = await repeating(
+      trace,
+      send,
+      // the one in flight, or the one that holds the lock, may be our own, which was given up
+      (error, isRepetition) =>
+        mayHelp(error) || (isRepetition && [IN_FLIGHT, LOCK_TIMEOUT].includes(error.sqlstate ?? '')),
     ).catch(refuse)
-    const done = results.at(-1)
-    const remembered = results.length > statements.length ? results[0]?.rows[0] : undefined
     if (!remembered) return { rows: done?.rows ?? [], wasDone: false }
-    isReplay = named.fingerprint !== null
     // columns of claim_request
     const { answer, faces } = remembered as { answer: Row[]; faces: NamedFace[] }
     return { rows: restore(answer, faces, tenant.settings.model.id, done?.columns ?? []), wasDone: true }
@@ -367,6 +370,7 @@ export function openTenant(
     models: modelsOf(env),
     sql,
     requestId: trace.requestId,
+    name,
     get scopes() {
       return scopes
     },
@@ -385,21 +389,22 @@ export function openTenant(
       protect: (keys: TemplateKeys) => Promise<Protected>,
       write: (protected_: Protected) => Act,
     ) {
-      const attempt = async () => {
+      const attempt = async (isLast: boolean) => {
         const keys = await findTemplateKeys()
         const found = await protect(keys)
         const { rows, wasDone } = await act(write(found))
         // a face may have been moved to a key since it was answered
-        if (wasDone && !rows.every(({ key_version }) => isKnown(keys, key_version)))
-          throw new DatabaseError(KEYS_CHANGED)
-        return { rows: rows as Result[], protected: found }
+        const isKnown = ({ key_version }: Row) =>
+          key_version == null || keys.some(({ version }) => version === key_version)
+        if (wasDone && !isLast && !rows.every(isKnown)) throw new DatabaseError(KEYS_CHANGED)
+        return { rows: rows as Result[], protected: found, wasDone }
       }
       try {
-        return await attempt()
+        return await attempt(false)
       } catch (error) {
         if (!isSqlState(error, KEYS_CHANGED)) throw error
         forgetTemplateKeys(tenant)
-        return attempt()
+        return attempt(true)
       }
     },
     noteTampering(reason) {
@@ -437,7 +442,7 @@ export function remembering(sql: Sql, tenantId: string, { key, fingerprint }: Re
         transaction_timestamp() + ${fingerprint === null ? REMEMBERED.ours : REMEMBERED.clients}::interval
       from answer
       having ${isFirst(sql)}
-        and bool_or(${act.tooSoon ?? sql`false`}) is not true
+        and bool_or(${act.unless ?? sql`false`}) is not true
     )
     select * from answer`
 }
@@ -458,21 +463,19 @@ function restore(answer: Row[], faces: NamedFace[], model: string, columns: Stat
     if (faceId === null) return row
     const face = faces.find(({ id }) => id === faceId)
     // replaced, erased, or left behind by another recognizer: it cannot be confirmed any more
-    if (face?.model !== model) {
-      throw new Problem('ANSWER_ERASED', 'Ask anew, with another Idempotency-Key.')
-    }
+    if (face?.model !== (row['model'] ?? model)) throw answerGone()
     const { external_id, key_version, sealed } = face
     return { ...row, external_id, key_version, sealed }
   })
 }
 
-function isKnown(keys: TemplateKeys, version: unknown): boolean {
-  return version === undefined || version === null || keys.some((keyring) => keyring.version === version)
-}
-
 /** What answers in another shape than ours is not our endpoint's answer, or not the whole of it. */
 function requireColumn(result: StatementResult | undefined, name: string): void {
   if (result?.columns[0]?.name !== name) throw new DatabaseError(undefined)
+}
+
+export function answerGone(): Problem {
+  return new Problem('ANSWER_GONE', 'Ask anew, with another Idempotency-Key.')
 }
 
 export function missingScope(...scopes: string[]): Problem {

@@ -44,12 +44,19 @@ export async function findUsage(db: TenantDatabase, period: string): Promise<Usa
   return usage
 }
 
-/** Meters a look at pictures of which nothing is kept, in a transaction that checks the credential like any other. */
-export async function recordAnalysis(db: TenantDatabase): Promise<void> {
-  await db.act({
+/**
+ * Meters a look at pictures of which nothing is kept, in a transaction that checks the credential like any other.
+ *
+ * @param verdict what depends on the tenant's settings, and is remembered for whoever asks again: nothing of a face
+ * @returns the verdict, of now or of then
+ */
+export async function recordAnalysis<Verdict extends object>(db: TenantDatabase, verdict: Verdict): Promise<Verdict> {
+  const [row] = await db.act<{ verdict: Verdict }>({
     parts: db.sql`metered as (
       insert into usage_events (tenant_id, kind) select ${db.tenant.id}, 'analysis' where ${db.isFirst} returning kind
     )`,
-    answer: db.sql`select kind from metered`,
+    answer: db.sql`select ${JSON.stringify(verdict)}::jsonb as verdict from metered`,
   })
+  if (!row) throw new RangeError('an insert answered no row')
+  return row.verdict
 }

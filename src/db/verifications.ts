@@ -11,6 +11,7 @@ import {
   requireConfirmed,
   tampered,
   toProtectedProbe,
+  toRememberedDistance,
 } from './templates.ts'
 import type { TenantDatabase } from './tenant.ts'
 
@@ -32,7 +33,10 @@ export type Verification = {
 }
 
 /** What the client is told of a verification. */
-export type Decision = Pick<Verification, 'id' | 'verified' | 'confidence' | 'threshold' | 'liveness_passed'>
+export type Decision = Pick<Verification, 'id' | 'verified' | 'confidence' | 'threshold' | 'liveness_passed'> & {
+  /** Whether the probe was one that a decision for somebody may be made of. */
+  is_acceptable: boolean
+}
 
 /**
  * Compares a probe with the face enrolled under an external_id.
@@ -64,7 +68,11 @@ export async function verifyFace(
       wait_seconds: number | null
       distance: number | null
     }
-  const { rows, protected: protectedProbe } = await db.actProtected<Row, ProtectedProbe>(
+  const {
+    rows,
+    protected: protectedProbe,
+    wasDone,
+  } = await db.actProtected<Row, ProtectedProbe>(
     (keys) => toProtectedProbe(keys, model.id, probe.embedding),
     (prepared) => ({
       parts: db.sql`enrolled as (
@@ -99,9 +107,9 @@ export async function verifyFace(
       answer: db.sql`
     select
       r.id, r.verified, r.confidence::float8, r.threshold, r.liveness_passed, w.seconds as wait_seconds, e.id as face_id,
-      e.model, e.distance, e.key_version, case when r.verified then encode(e.sealed, 'base64') end as sealed
+      ${isAcceptable(db, probe)}::boolean as is_acceptable, e.model, e.distance, e.key_version, case when r.verified then encode(e.sealed, 'base64') end as sealed
     from enrolled e left join waiting w on true left join recorded r on true`,
-      tooSoon: db.sql`wait_seconds > 0`,
+      unless: db.sql`wait_seconds > 0`,
     }),
   )
   const [row] = rows
@@ -113,7 +121,8 @@ export async function verifyFace(
   if (id === null) return { retryAfterSeconds: wait_seconds ?? 0 }
   if (decision.verified) {
     const match = { face_id, external_id: externalId, key_version, sealed, distance }
-    await requireConfirmed(db, protectedProbe, toDistance(decision.threshold), [match], { verificationId: id })
+    const farthest = wasDone ? toRememberedDistance(decision.threshold, model) : maxDistance
+    await requireConfirmed(db, protectedProbe, farthest, [match], { verificationId: id, wasDone })
   }
   return { ...decision, id }
 }

@@ -115,14 +115,17 @@ export const analyses = new OpenAPIHono<AppContext>()
       )
       if (!one || !other) throw new RangeError('two sides make two probes')
 
-      await recordAnalysis(c.var.db)
       const distance = roundDistance(1 - cosine(one.embedding, other.embedding))
+      const { confidence, ...verdict } = await recordAnalysis(c.var.db, {
+        verified: distance <= toDistance(verificationThreshold) && one.isLive !== false && other.isLive !== false,
+        confidence: toConfidence(distance),
+        threshold: verificationThreshold,
+        liveness_passed: { first: one.isLive, second: other.isLive },
+      })
       return c.json(
         {
-          verified: distance <= toDistance(verificationThreshold) && one.isLive !== false && other.isLive !== false,
-          ...(c.var.db.scopes.has('scores:read') && { confidence: toConfidence(distance) }),
-          threshold: verificationThreshold,
-          liveness_passed: { first: one.isLive, second: other.isLive },
+          ...verdict,
+          ...(c.var.db.scopes.has('scores:read') && { confidence }),
           latency_ms: Date.now() - c.var.trace.startedAt,
         },
         200,
@@ -158,11 +161,14 @@ export const analyses = new OpenAPIHono<AppContext>()
         throw new Problem('NOT_CONFIGURED', 'The operator must configure a model of liveness.')
       }
 
-      await recordAnalysis(c.var.db)
+      const { liveness_passed, score } = await recordAnalysis(c.var.db, {
+        liveness_passed: isLive,
+        score: face.liveness.score,
+      })
       return c.json(
         {
-          liveness_passed: isLive,
-          ...(c.var.db.scopes.has('scores:read') && { score: face.liveness.score }),
+          liveness_passed,
+          ...(c.var.db.scopes.has('scores:read') && { score }),
           latency_ms: Date.now() - c.var.trace.startedAt,
         },
         200,
@@ -192,7 +198,7 @@ export const analyses = new OpenAPIHono<AppContext>()
         'all',
       )
 
-      await recordAnalysis(c.var.db)
+      await recordAnalysis(c.var.db, {})
       return c.json({ faces: faces.map(toDetectedFace), latency_ms: Date.now() - c.var.trace.startedAt }, 200)
     },
   )

@@ -1,7 +1,7 @@
 // /v1/api-keys: the keys of a tenant, which it makes, rotates and revokes itself.
 import { createRoute, OpenAPIHono, z } from '@hono/zod-openapi'
 import type { Context } from 'hono'
-import { deriveApiKey, hashApiKey, SCOPES, toPrefix } from '../auth/api-key.ts'
+import { type ApiKeyOrigin, deriveApiKey, hashApiKey, SCOPES, toPrefix } from '../auth/api-key.ts'
 import { pepper, requires } from '../auth/authenticate.ts'
 import {
   createApiKey,
@@ -136,7 +136,8 @@ export const apiKeys = new OpenAPIHono<AppContext>()
       description:
         'The new key has the name and the scopes of the old one, all of which the credential that asks must have. ' +
         'During the overlap both work, and both count towards the number of keys that a tenant may have. When the ' +
-        'answer was lost, rotate again and revoke the key that nobody knows.',
+        'answer was lost, send it again with the same Idempotency-Key (by another key, where the old one has ended), or ' +
+        'rotate again and revoke the key that nobody knows.',
       tags,
       ...ACT,
       method: 'post',
@@ -203,7 +204,7 @@ function isExpiry(text: string): boolean {
 async function generate(c: Context<AppContext>, expiresAt: string | null | undefined): Promise<NewApiKey> {
   const seed = Buffer.from(crypto.getRandomValues(new Uint8Array(32))).toString('hex')
   const peppered = await pepper(c.env)
-  const key = await deriveApiKey(c.var.db.tenant.environment, seed, peppered)
+  const key = await deriveApiKey(await toOrigin(c, seed), peppered)
   return {
     seed,
     hash: await hashApiKey(key, peppered),
@@ -212,10 +213,15 @@ async function generate(c: Context<AppContext>, expiresAt: string | null | undef
   }
 }
 
+/** Bound to the request that made the key: a seed that is moved to another makes another key. */
+async function toOrigin({ var: { db } }: Context<AppContext>, seed: string): Promise<ApiKeyOrigin> {
+  return { environment: db.tenant.environment, tenantId: db.tenant.id, request: (await db.name()).key, seed }
+}
+
 async function toShown(c: Context<AppContext>, { seed, ...key }: MadeApiKey) {
   return {
     ...toAnswer(key),
-    api_key: await deriveApiKey(c.var.db.tenant.environment, seed, await pepper(c.env)),
+    api_key: await deriveApiKey(await toOrigin(c, seed), await pepper(c.env)),
   }
 }
 

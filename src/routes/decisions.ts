@@ -3,7 +3,6 @@ import { createRoute, OpenAPIHono, z } from '@hono/zod-openapi'
 import type { Scope } from '../auth/api-key.ts'
 import { requires } from '../auth/authenticate.ts'
 import { identifyFace, type Match } from '../db/identifications.ts'
-import { isAcceptable } from '../db/templates.ts'
 import { type Decision as DecisionMade, verifyFace } from '../db/verifications.ts'
 import type { AppContext } from '../env.ts'
 import { faceBody } from '../face-body.ts'
@@ -98,7 +97,7 @@ export const decisions = new OpenAPIHono<AppContext>()
           'FACE_NOT_FOUND',
           'TOO_MANY_ATTEMPTS',
           'TEMPLATE_INTEGRITY',
-          'ANSWER_ERASED',
+          'ANSWER_GONE',
         ),
       },
     }),
@@ -124,7 +123,7 @@ export const decisions = new OpenAPIHono<AppContext>()
         )
       }
       // recorded as a decision against, like any other
-      if (!isAcceptable(c.var.db, probe)) throw livenessFailed()
+      if (!verification.is_acceptable) throw livenessFailed()
       return c.json(toDecision(verification, c.var.db.scopes, Date.now() - c.var.trace.startedAt), 200)
     },
   )
@@ -147,7 +146,7 @@ export const decisions = new OpenAPIHono<AppContext>()
           ...PROBE_PROBLEMS,
           'LIVENESS_FAILED',
           'TEMPLATE_INTEGRITY',
-          'ANSWER_ERASED',
+          'ANSWER_GONE',
         ),
       },
     }),
@@ -158,7 +157,7 @@ export const decisions = new OpenAPIHono<AppContext>()
 
       const search = await identifyFace(c.var.db, probe, maxResults)
       // recorded as a search that named nobody
-      if (!isAcceptable(c.var.db, probe)) throw livenessFailed()
+      if (!search.is_acceptable) throw livenessFailed()
       return c.json(
         {
           search_id: search.id,

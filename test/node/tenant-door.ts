@@ -6,7 +6,7 @@ import type { Statement } from '../../src/db/neon.ts'
 import type { TemplateKeys } from '../../src/db/template-keys.ts'
 import { type Act, isFirst, remembering, type TenantDatabase } from '../../src/db/tenant.ts'
 import { BUILT_IN_MODELS } from '../../src/face/models.ts'
-import { nameRequest } from '../../src/idempotency.ts'
+import { nameUnkeyedRequest } from '../../src/idempotency.ts'
 import { toSettings } from '../../src/settings.ts'
 
 /** What the tests' databases are wrapped with. */
@@ -26,7 +26,7 @@ export function openDoor(
     return (await query(text, params)) as Result[]
   }
   async function act<Result>(written: Act): Promise<Result[]> {
-    return run<Result>(remembering(sql, tenantId, nameRequest(), written))
+    return run<Result>(remembering(sql, tenantId, nameUnkeyedRequest(), written))
   }
   return {
     tenant: { id: tenantId, environment: 'test', settings: toSettings({}) },
@@ -38,12 +38,13 @@ export function openDoor(
     act,
     isFirst: isFirst(sql),
     isReplay: false,
+    name: async () => nameUnkeyedRequest(),
     async actProtected<Result, Protected>(
       protect: (keys: TemplateKeys) => Promise<Protected>,
       write: (protected_: Protected) => Act,
     ) {
       const found = await protect(keys)
-      return { rows: await act<Result>(write(found)), protected: found }
+      return { rows: await act<Result>(write(found)), protected: found, wasDone: false }
     },
     noteTampering() {},
   }
