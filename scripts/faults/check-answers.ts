@@ -17,7 +17,6 @@ const STATUSES: Readonly<Record<string, number>> = {
     FACE_ALREADY_EXISTS: 409,
     IDEMPOTENCY_KEY_IN_USE: 409,
     ANSWER_GONE: 410,
-    ANSWER_ERASED: 410,
   },
 }
 

@@ -21,6 +21,8 @@ export interface Fault extends Disturbance {
   says: string
   /** Of half a minute a round: left out of a quick run. */
   isLong?: boolean
+  /** Why it is played only where it is named: nothing is promised under it. */
+  outside?: string
   /** What is done to each batch. */
   toRule?(chance: Chance): Rule
   toActs?(chance: Chance): Act[]

@@ -53,7 +53,7 @@ export function isAcknowledged({ answer }: Pick<Entry, 'answer'>): boolean {
 
 /** Whether what was answered under a key can be answered no more: it was of a face that is gone. */
 export function isGone(answer: Answer): boolean {
-  return codeOf(answer) === 'ANSWER_GONE' || codeOf(answer) === 'ANSWER_ERASED'
+  return codeOf(answer) === 'ANSWER_GONE'
 }
 
 /** Whether nobody was told what became of it: it was carried out, or not. */

@@ -73,8 +73,8 @@ async function playFaults(): Promise<Played[]> {
   const played: Played[] = []
   const shared = faults.some(({ cluster }) => !cluster) ? await open({}) : null
   for (const fault of faults) {
-    const isLeftOut = isQuick && fault.isLong && !env['FAULT']
-    const obstacle = isLeftOut ? 'it takes half a minute, QUICK=1' : ((await fault.findObstacle?.()) ?? null)
+    const leftOut = fault.outside ?? (isQuick && fault.isLong ? 'it takes half a minute, QUICK=1' : null)
+    const obstacle = (env['FAULT'] ? null : leftOut) ?? (await fault.findObstacle?.()) ?? null
     const results: RoundResult[] = []
     played.push({ fault, results, obstacle })
     if (obstacle !== null) {

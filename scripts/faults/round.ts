@@ -103,6 +103,7 @@ export async function playRound(
   entries.push(...crowded)
   await scheduled
   const { spoiled } = stage.proxy.counts()
+  if (fault.toRule && spoiled === 0) throw new Error(`${fault.name} met no batch: the round says nothing`)
   stage.proxy.serve(stage.endpointUrl, () => PASS)
   await stage.proxy.settle()
   const recoveryMs = toRecovery(entries, overs)

@@ -81,6 +81,7 @@ export const WIRE_FAULTS: readonly Fault[] = [
   {
     name: 'wrong-values',
     says: 'an answer of the right shape, with another word, or nothing, in every cell',
+    outside: 'whatever has the right shape is believed',
     toRule: (chance) => often(chance, () => ({ kind: 'garble', garble: chance.pick(LIES) })),
   },
 ]
