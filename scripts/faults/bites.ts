@@ -16,7 +16,7 @@ export interface Bite {
   edits?: readonly Edit[]
 }
 
-const VERIFICATIONS = 'src/db/verifications.ts'
+const SEARCHES = 'src/db/identifications.ts'
 
 export const BITES: readonly Bite[] = [
   {
@@ -27,24 +27,26 @@ export const BITES: readonly Bite[] = [
   },
   {
     name: 'metering-after-the-answer',
-    breaks: 'usage is written in waitUntil, behind the answer',
+    breaks: 'usage of searches is written in waitUntil, behind the answer',
     ...{ fault: 'drop-before', expects: ['I3'] },
     edits: [
       {
-        file: VERIFICATIONS,
+        file: SEARCHES,
         from: "import { toDistance } from '../face/similarity.ts'",
         to: "import { waitUntil } from 'cloudflare:workers'\nimport { toDistance } from '../face/similarity.ts'",
       },
       {
-        file: VERIFICATIONS,
-        from: "insert into usage_events (tenant_id, kind) select tenant_id, 'verification' from recorded",
+        file: SEARCHES,
+        from: "insert into usage_events (tenant_id, kind) select tenant_id, 'identification' from recorded",
         to: 'select 1',
       },
       {
-        file: VERIFICATIONS,
-        from: 'return { ...verification, id }',
-        to: `waitUntil(db.run(db.sql\`insert into usage_events (tenant_id, kind) values (\${db.tenant.id}, 'verification')\`))
-  return { ...verification, id }`,
+        file: SEARCHES,
+        from: 'return {\n    id,\n    faces_searched,',
+        to: `waitUntil(db.run(db.sql\`insert into usage_events (tenant_id, kind) values (\${db.tenant.id}, 'identification')\`))
+  return {
+    id,
+    faces_searched,`,
       },
     ],
   },
