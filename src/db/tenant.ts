@@ -66,7 +66,7 @@ export interface TenantDatabase {
    *
    * @throws Problem IDEMPOTENCY_KEY_IN_USE, IDEMPOTENCY_KEY_REUSED, or ANSWER_GONE when a face that was answered is
    */
-  act<Result extends Row>(act: Act): Promise<Result[]>
+  act<Result extends Row>(act: Act | Call): Promise<Result[]>
   /**
    * As `act`, for a statement that compares or writes templates; one request more when the isolate does not know the
    * tenant's keys.
@@ -78,7 +78,7 @@ export interface TenantDatabase {
    */
   actProtected<Result extends Row, Protected>(
     protect: (keys: TemplateKeys) => Promise<Protected>,
-    write: (protected_: Protected) => Act,
+    write: (protected_: Protected) => Act | Call,
   ): Promise<{ rows: Result[]; protected: Protected; wasDone: boolean }>
   /** SQL: whether what this transaction is to do was not done before. Every part of an act asks it, or reads one that does. */
   readonly isFirst: Statement
@@ -103,6 +103,19 @@ export interface Act {
   answer: Statement
   /** SQL of the columns of `answer`: nothing was done, and another time, or by another credential, it may be. */
   unless?: Statement
+}
+
+/** An act that is a function of the database, whose plans are kept: it remembers its answer itself, under `name`. */
+export interface Call {
+  subject?: string
+  call(name: NameInSql): Statement
+}
+
+/** SQL: the columns `key` and `fingerprint` of idempotent_requests, and for how long an answer is remembered. */
+export interface NameInSql {
+  key: Statement
+  fingerprint: Statement
+  rememberedFor: Statement
 }
 
 /** Columns that only a face may hold, so that its erasure leaves nothing of it. */
@@ -320,7 +333,7 @@ export function openTenant(
   }
 
   /** @returns the rows; `wasDone` when they are those of an earlier request of this name */
-  async function act(write: Act): Promise<{ rows: Row[]; wasDone: boolean }> {
+  async function act(write: Act | Call): Promise<{ rows: Row[]; wasDone: boolean }> {
     const named = await name()
     const isOurs = named.fingerprint === null
     // A statement of its own: what waits in the midst of one has seen the rows of before. An erasure that has waited for a
@@ -382,12 +395,12 @@ export function openTenant(
     async run<Result extends Row>(statement: Statement, { readOnly } = { readOnly: false }) {
       return (await run(statement, readOnly)) as Result[]
     },
-    async act<Result extends Row>(write: Act) {
+    async act<Result extends Row>(write: Act | Call) {
       return (await act(write)).rows as Result[]
     },
     async actProtected<Result extends Row, Protected>(
       protect: (keys: TemplateKeys) => Promise<Protected>,
-      write: (protected_: Protected) => Act,
+      write: (protected_: Protected) => Act | Call,
     ) {
       const attempt = async (isLast: boolean) => {
         const keys = await findTemplateKeys()
@@ -430,21 +443,31 @@ export function isFirst(sql: Sql): Statement {
  * The statement of an act, with what it answers written down in the same transaction. That nothing could be done is written
  * down too: else a batch that is carried out twice would be told of an enrollment that the person is enrolled already.
  */
-export function remembering(sql: Sql, tenantId: string, { key, fingerprint }: RequestName, act: Act): Statement {
+export function remembering(sql: Sql, tenantId: string, name: RequestName, act: Act | Call): Statement {
+  const { key, fingerprint, rememberedFor } = toSqlName(sql, name)
+  if ('call' in act) return act.call({ key, fingerprint, rememberedFor })
   return sql`
     with ${act.parts}, answer as materialized (
       ${act.answer}
     ), remembered as (
       insert into idempotent_requests (tenant_id, key, fingerprint, answer, expires_at)
       select
-        ${tenantId}, decode(${key}, 'hex'), decode(${fingerprint}, 'hex'),
+        ${tenantId}, ${key}, ${fingerprint},
         coalesce(jsonb_agg(to_jsonb(answer) - ${OF_A_FACE}::text[]), '[]'),
-        transaction_timestamp() + ${fingerprint === null ? REMEMBERED.ours : REMEMBERED.clients}::interval
+        transaction_timestamp() + ${rememberedFor}
       from answer
       having ${isFirst(sql)}
         and bool_or(${act.unless ?? sql`false`}) is not true
     )
     select * from answer`
+}
+
+function toSqlName(sql: Sql, { key, fingerprint }: RequestName): NameInSql {
+  return {
+    key: sql`decode(${key}, 'hex')`,
+    fingerprint: sql`decode(${fingerprint}, 'hex')`,
+    rememberedFor: sql`${fingerprint === null ? REMEMBERED.ours : REMEMBERED.clients}::interval`,
+  }
 }
 
 /**
