@@ -459,7 +459,7 @@ language sql stable security definer`,
     name: 'answer-not-remembered',
     breaks: 'what is repeated is done twice',
     edits: [
-      { file: 'src/db/tenant.ts', from: '      having ${isFirst(sql)}', to: '      having false and ${isFirst(sql)}' },
+      { file: 'src/db/acts.ts', from: '      having ${isFirst(sql)}', to: '      having false and ${isFirst(sql)}' },
     ],
     tests: [IDEMPOTENCY, REPETITION],
   },
@@ -490,7 +490,7 @@ language sql stable security definer`,
   {
     name: 'erased-in-replay',
     breaks: 'a repetition names whoever was erased since, as nobody, and is not told so',
-    edits: [{ file: 'src/db/tenant.ts', from: 'if (face?.model !== (', to: 'if (face && face.model !== (' }],
+    edits: [{ file: 'src/db/acts.ts', from: 'if (face?.model !== (', to: 'if (face && face.model !== (' }],
     tests: [IDEMPOTENCY],
   },
   {
@@ -498,7 +498,7 @@ language sql stable security definer`,
     breaks: 'an erased external_id is still in what is remembered of requests',
     edits: [
       {
-        file: 'src/db/tenant.ts',
+        file: 'src/db/acts.ts',
         from: "const OF_A_FACE = ['external_id', 'metadata', 'sealed']",
         to: "const OF_A_FACE = ['metadata', 'sealed']",
       },

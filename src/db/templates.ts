@@ -8,9 +8,10 @@ import { fromBase64 } from '../face/protection/octets.ts'
 import { type RotatedEmbedding, rotate, signCode } from '../face/protection/rotation.ts'
 import { type Model, toDistance } from '../face/similarity.ts'
 import { Problem } from '../problem.ts'
+import { answerGone } from './acts.ts'
 import type { Statement } from './neon.ts'
 import type { TemplateKeys } from './template-keys.ts'
-import { answerGone, type TenantDatabase } from './tenant.ts'
+import type { TenantDatabase } from './tenant.ts'
 
 /** What a request brings to be compared. */
 export interface Probe {

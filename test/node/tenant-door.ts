@@ -2,9 +2,10 @@
 // Fake: the way to the database, and that nobody's credential is checked.
 import { neon, SqlTemplate } from '@neondatabase/serverless'
 import { readDevelopmentMasterKeys } from '../../scripts/database/development.ts'
+import { type Act, type Call, isFirst, remembering } from '../../src/db/acts.ts'
 import type { Statement } from '../../src/db/neon.ts'
 import type { TemplateKeys } from '../../src/db/template-keys.ts'
-import { type Act, type Call, isFirst, remembering, type TenantDatabase } from '../../src/db/tenant.ts'
+import type { TenantDatabase } from '../../src/db/tenant.ts'
 import { BUILT_IN_MODELS } from '../../src/face/models.ts'
 import { nameUnkeyedRequest } from '../../src/idempotency.ts'
 import { toSettings } from '../../src/settings.ts'
