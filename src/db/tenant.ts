@@ -302,8 +302,9 @@ export function openTenant(
     // A statement of its own: what waits in the midst of one has seen the rows of before. An erasure that has waited for a
     // replacement would find the face gone, and not the one in its place.
     const alone = write.subject === undefined ? [] : [lockSubject(sql, tenant.id, write.subject)]
+    const sentAt = Date.now()
     const statements = [...alone, remembering(sql, tenant.id, named, write)]
-    const claim = sql`select answer, faces from claim_request(decode(${named.key}, 'hex'), decode(${named.fingerprint}, 'hex'))`
+    const claim = sql`select answer, faces, age_ms from claim_request(decode(${named.key}, 'hex'), decode(${named.fingerprint}, 'hex'))`
 
     async function send(isRepetition: boolean): Promise<{ done: StatementResult | undefined; remembered?: Row }> {
       try {
@@ -312,7 +313,8 @@ export function openTenant(
         const [claimed, ...results] = await transactInside([claim, ...statements], false)
         requireColumn(claimed, 'answer')
         const [remembered] = claimed?.rows ?? []
-        isReplay = remembered !== undefined && !isRepetition
+        // what we have sent before may have done it: it was begun after we sent it
+        isReplay = remembered !== undefined && !(isRepetition && Number(remembered['age_ms']) <= Date.now() - sentAt)
         return { done: results.at(-1), ...(remembered && { remembered }) }
       } catch (error) {
         // it was, or is being, carried out by what we have sent before, or by somebody who has sent it twice
