@@ -37,12 +37,13 @@ grant insert (tenant_id, key, fingerprint, answer, expires_at) on idempotent_req
 grant select on idempotent_requests to rekko_backup;
 
 -- The second statement of a transaction that may be a repetition, behind the one that enters the tenant. Answers no row
--- when nothing is remembered under the key. Otherwise what is, with those of the faces it names that are still there;
--- and app.is_replay says to the statement that follows that there is nothing to do.
+-- when nothing is remembered under the key. Otherwise what is, with those of the faces it names that are still there, and
+-- how long ago it was begun; and app.is_replay says to the statement that follows that there is nothing to do.
 --
 -- RK409 a request with this key is being carried out: nobody waits for it. RK422 the key was used for another request.
 -- VOLATILE: a request that ends while this one begins is seen once its lock could be had.
-create function claim_request(request_key bytea, request_fingerprint bytea) returns table (answer jsonb, faces jsonb)
+create function claim_request(request_key bytea, request_fingerprint bytea)
+returns table (answer jsonb, faces jsonb, age_ms double precision)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -78,7 +79,8 @@ begin
           )
         ),
         '[]'
-      )
+      ),
+      1000 * extract(epoch from clock_timestamp() - remembered.created_at)::double precision
     from public.faces f
     where f.tenant_id = tenant
       and f.id = any (

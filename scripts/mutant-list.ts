@@ -14,6 +14,7 @@ export interface Mutant {
 const TENANCY = 'migrations/000002_tenancy.up.sql'
 const IDENTITY = 'migrations/000004_identity.up.sql'
 const TEMPLATES = 'migrations/000006_protected_templates.up.sql'
+const VERIFICATION = 'migrations/000011_faster_verification.up.sql'
 const ATTACKS = 'test/node/attacks.test.ts'
 const LINTER = 'test/node/linter.test.ts'
 const AUTHENTICATION = 'test/worker/authentication.test.ts'
@@ -362,9 +363,9 @@ language sql stable security definer`,
     breaks: 'a confidence exactly at the threshold is refused',
     edits: [
       {
-        file: 'src/db/verifications.ts',
-        from: 'distance <= ${maxDistance}::float8 and ${isAcceptable(db, probe)}::boolean,',
-        to: 'distance < ${maxDistance}::float8 and ${isAcceptable(db, probe)}::boolean,',
+        file: VERIFICATION,
+        from: 'e.distance <= max_distance and may_match,',
+        to: 'e.distance < max_distance and may_match,',
       },
     ],
     tests: ['test/worker/decisions.test.ts'],
@@ -424,10 +425,41 @@ language sql stable security definer`,
     tests: [IDEMPOTENCY],
   },
   {
+    name: 'verification-not-remembered',
+    breaks: 'a verification that is repeated is decided and billed twice',
+    edits: [
+      {
+        file: VERIFICATION,
+        from: '    having bool_or(a.wait_seconds > 0) is not true',
+        to: '    having false and bool_or(a.wait_seconds > 0) is not true',
+      },
+    ],
+    tests: [IDEMPOTENCY, REPETITION],
+  },
+  {
+    name: 'wait-remembered',
+    breaks: 'whoever had to wait before a verification is told so for a day',
+    edits: [{ file: VERIFICATION, from: '    having bool_or(a.wait_seconds > 0) is not true', to: '' }],
+    tests: [IDEMPOTENCY],
+  },
+  {
+    name: 'sealed-copy-remembered',
+    breaks: 'the sealed copy of an erased person stays in what is kept for repetitions',
+    edits: [{ file: VERIFICATION, from: "to_jsonb(a) - 'sealed'", to: 'to_jsonb(a)' }],
+    tests: [IDEMPOTENCY],
+  },
+  {
+    name: 'plan-of-an-empty-table',
+    breaks: 'a session that began with an empty gallery reads all faces for a verification',
+    edits: [{ file: VERIFICATION, from: 'set enable_sort = off\n', to: '' }],
+    tests: ['test/node/search-plan.test.ts'],
+    needsNative: true,
+  },
+  {
     name: 'answer-not-remembered',
     breaks: 'what is repeated is done twice',
     edits: [
-      { file: 'src/db/tenant.ts', from: '      having ${isFirst(sql)}', to: '      having false and ${isFirst(sql)}' },
+      { file: 'src/db/acts.ts', from: '      having ${isFirst(sql)}', to: '      having false and ${isFirst(sql)}' },
     ],
     tests: [IDEMPOTENCY, REPETITION],
   },
@@ -458,7 +490,7 @@ language sql stable security definer`,
   {
     name: 'erased-in-replay',
     breaks: 'a repetition names whoever was erased since, as nobody, and is not told so',
-    edits: [{ file: 'src/db/tenant.ts', from: 'if (face?.model !== (', to: 'if (face && face.model !== (' }],
+    edits: [{ file: 'src/db/acts.ts', from: 'if (face?.model !== (', to: 'if (face && face.model !== (' }],
     tests: [IDEMPOTENCY],
   },
   {
@@ -466,7 +498,7 @@ language sql stable security definer`,
     breaks: 'an erased external_id is still in what is remembered of requests',
     edits: [
       {
-        file: 'src/db/tenant.ts',
+        file: 'src/db/acts.ts',
         from: "const OF_A_FACE = ['external_id', 'metadata', 'sealed']",
         to: "const OF_A_FACE = ['metadata', 'sealed']",
       },

@@ -16,8 +16,8 @@ export interface Bite {
   edits?: readonly Edit[]
 }
 
-const VERIFICATIONS = 'src/db/verifications.ts'
-const TENANT = 'src/db/tenant.ts'
+const SEARCHES = 'src/db/identifications.ts'
+const ACTS = 'src/db/acts.ts'
 
 export const BITES: readonly Bite[] = [
   {
@@ -30,28 +30,30 @@ export const BITES: readonly Bite[] = [
     name: 'idempotency-insert-removed',
     breaks: 'nothing is remembered of what was done, so a batch that comes twice is carried out twice',
     ...{ fault: 'duplicate', expects: ['I2', 'I3', 'I5', 'I7'] },
-    edits: [{ file: TENANT, from: 'having ${isFirst(sql)}', to: 'having false and ${isFirst(sql)}' }],
+    edits: [{ file: ACTS, from: 'having ${isFirst(sql)}', to: 'having false and ${isFirst(sql)}' }],
   },
   {
     name: 'metering-after-the-answer',
-    breaks: 'usage is written in waitUntil, behind the answer',
+    breaks: 'usage of searches is written in waitUntil, behind the answer',
     ...{ fault: 'drop-before', expects: ['I3'] },
     edits: [
       {
-        file: VERIFICATIONS,
+        file: SEARCHES,
         from: "import { toDistance } from '../face/similarity.ts'",
         to: "import { waitUntil } from 'cloudflare:workers'\nimport { toDistance } from '../face/similarity.ts'",
       },
       {
-        file: VERIFICATIONS,
-        from: "insert into usage_events (tenant_id, kind) select ${db.tenant.id}, 'verification' from recorded",
+        file: SEARCHES,
+        from: "insert into usage_events (tenant_id, kind) select tenant_id, 'identification' from recorded",
         to: 'select 1',
       },
       {
-        file: VERIFICATIONS,
-        from: 'return { ...decision, id }',
-        to: `waitUntil(db.run(db.sql\`insert into usage_events (tenant_id, kind) values (\${db.tenant.id}, 'verification')\`))
-  return { ...decision, id }`,
+        file: SEARCHES,
+        from: 'return {\n    id,\n    faces_searched,',
+        to: `waitUntil(db.run(db.sql\`insert into usage_events (tenant_id, kind) values (\${db.tenant.id}, 'identification')\`))
+  return {
+    id,
+    faces_searched,`,
       },
     ],
   },

@@ -8,9 +8,10 @@ import { fromBase64 } from '../face/protection/octets.ts'
 import { type RotatedEmbedding, rotate, signCode } from '../face/protection/rotation.ts'
 import { type Model, toDistance } from '../face/similarity.ts'
 import { Problem } from '../problem.ts'
+import { answerGone } from './acts.ts'
 import type { Statement } from './neon.ts'
 import type { TemplateKeys } from './template-keys.ts'
-import { answerGone, type TenantDatabase } from './tenant.ts'
+import type { TenantDatabase } from './tenant.ts'
 
 /** What a request brings to be compared. */
 export interface Probe {
@@ -68,6 +69,7 @@ export async function toProtectedProbe(keys: TemplateKeys, model: string, probe:
  * errs by up to 6e-7 (measured: 2,000 pairs under 40 rotations, PGlite; 1.5e-7 on PostgreSQL 17). Unrounded, two
  * embeddings at exactly the threshold are a match under one tenant's rotation and none under another's; at six decimals
  * still 8 of those pairs. As float8, as `roundDistance` does it: by way of numeric it takes as long as the distance itself.
+ * verify_face() of migrations/ has it too, and the confidence.
  */
 export function distanceTo({ sql }: TenantDatabase, { rotations }: ProtectedProbe): Statement {
   const cases = rotations.reduce(
@@ -99,8 +101,18 @@ export function shortlist({ sql, tenant }: TenantDatabase, { rotations }: Protec
 }
 
 /** SQL: true, or the error by which the door learns that the tenant was re-keyed since the probe was protected. */
-export function keysAreLive({ sql }: TenantDatabase, { rotations }: ProtectedProbe): Statement {
-  return sql`require_template_keys(${rotations.map(({ keyring }) => keyring.version)}::integer[])`
+export function keysAreLive({ sql }: TenantDatabase, probe: ProtectedProbe): Statement {
+  return sql`require_template_keys(${keyVersions(probe)}::integer[])`
+}
+
+/** The keys that a probe was rotated with; in the order of `probeVectors`. */
+export function keyVersions({ rotations }: ProtectedProbe): number[] {
+  return rotations.map(({ keyring }) => keyring.version)
+}
+
+/** The text in which a probe travels, by each of `keyVersions`. */
+export function probeVectors({ rotations }: ProtectedProbe): string[] {
+  return rotations.map(({ vector }) => vector)
 }
 
 /** A face that the database says matches the probe. */

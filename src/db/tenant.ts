@@ -14,6 +14,7 @@ import { modelsOf } from '../models.ts'
 import { Problem } from '../problem.ts'
 import { type Settings, toSettings } from '../settings.ts'
 import type { Trace } from '../trace.ts'
+import { type Act, type Call, isFirst, lockSubject, type NamedFace, remembering, restore } from './acts.ts'
 import { connect, DatabaseError, type Row, type Sql, type Statement, type StatementResult } from './neon.ts'
 import { repeating } from './repetition.ts'
 import {
@@ -66,7 +67,7 @@ export interface TenantDatabase {
    *
    * @throws Problem IDEMPOTENCY_KEY_IN_USE, IDEMPOTENCY_KEY_REUSED, or ANSWER_GONE when a face that was answered is
    */
-  act<Result extends Row>(act: Act): Promise<Result[]>
+  act<Result extends Row>(act: Act | Call): Promise<Result[]>
   /**
    * As `act`, for a statement that compares or writes templates; one request more when the isolate does not know the
    * tenant's keys.
@@ -78,7 +79,7 @@ export interface TenantDatabase {
    */
   actProtected<Result extends Row, Protected>(
     protect: (keys: TemplateKeys) => Promise<Protected>,
-    write: (protected_: Protected) => Act,
+    write: (protected_: Protected) => Act | Call,
   ): Promise<{ rows: Result[]; protected: Protected; wasDone: boolean }>
   /** SQL: whether what this transaction is to do was not done before. Every part of an act asks it, or reads one that does. */
   readonly isFirst: Statement
@@ -89,31 +90,6 @@ export interface TenantDatabase {
   /** The scopes that the credential had in the transaction; empty before the first `run`. */
   readonly scopes: ReadonlySet<Scope>
 }
-
-/** A statement that changes something. */
-export interface Act {
-  /** An external_id, for which acts are done one after another. */
-  subject?: string
-  /** Its common table expressions, without `with`. */
-  parts: Statement
-  /**
-   * The rows that the request is answered from. `face_id` names a face whose `external_id`, `key_version` and `sealed` are
-   * read again for a repetition; `external_id`, `metadata` and `sealed` are not remembered.
-   */
-  answer: Statement
-  /** SQL of the columns of `answer`: nothing was done, and another time, or by another credential, it may be. */
-  unless?: Statement
-}
-
-/** Columns that only a face may hold, so that its erasure leaves nothing of it. */
-const OF_A_FACE = ['external_id', 'metadata', 'sealed']
-/** As long as a client may repeat; and as long as the Worker may, with something to spare for one that was held up. */
-const REMEMBERED = { clients: '24 hours', ours: '10 minutes' }
-/** Of PostgreSQL's types: timestamptz, which travels as text in JSON. */
-const TIMESTAMPTZ = 1184
-
-/** A face as a remembered answer names it, as it is now. */
-type NamedFace = { id: string; external_id: string; model: string; key_version: number; sealed: string }
 
 // SQLSTATEs of our own (class RK), raised by the functions in migrations/ that enter a tenant.
 const REFUSALS: Record<string, string> = {
@@ -320,14 +296,15 @@ export function openTenant(
   }
 
   /** @returns the rows; `wasDone` when they are those of an earlier request of this name */
-  async function act(write: Act): Promise<{ rows: Row[]; wasDone: boolean }> {
+  async function act(write: Act | Call): Promise<{ rows: Row[]; wasDone: boolean }> {
     const named = await name()
     const isOurs = named.fingerprint === null
     // A statement of its own: what waits in the midst of one has seen the rows of before. An erasure that has waited for a
     // replacement would find the face gone, and not the one in its place.
     const alone = write.subject === undefined ? [] : [lockSubject(sql, tenant.id, write.subject)]
+    const sentAt = Date.now()
     const statements = [...alone, remembering(sql, tenant.id, named, write)]
-    const claim = sql`select answer, faces from claim_request(decode(${named.key}, 'hex'), decode(${named.fingerprint}, 'hex'))`
+    const claim = sql`select answer, faces, age_ms from claim_request(decode(${named.key}, 'hex'), decode(${named.fingerprint}, 'hex'))`
 
     async function send(isRepetition: boolean): Promise<{ done: StatementResult | undefined; remembered?: Row }> {
       try {
@@ -336,7 +313,8 @@ export function openTenant(
         const [claimed, ...results] = await transactInside([claim, ...statements], false)
         requireColumn(claimed, 'answer')
         const [remembered] = claimed?.rows ?? []
-        isReplay = remembered !== undefined && !isRepetition
+        // what we have sent before may have done it: it was begun after we sent it
+        isReplay = remembered !== undefined && !(isRepetition && Number(remembered['age_ms']) <= Date.now() - sentAt)
         return { done: results.at(-1), ...(remembered && { remembered }) }
       } catch (error) {
         // it was, or is being, carried out by what we have sent before, or by somebody who has sent it twice
@@ -382,12 +360,12 @@ export function openTenant(
     async run<Result extends Row>(statement: Statement, { readOnly } = { readOnly: false }) {
       return (await run(statement, readOnly)) as Result[]
     },
-    async act<Result extends Row>(write: Act) {
+    async act<Result extends Row>(write: Act | Call) {
       return (await act(write)).rows as Result[]
     },
     async actProtected<Result extends Row, Protected>(
       protect: (keys: TemplateKeys) => Promise<Protected>,
-      write: (protected_: Protected) => Act,
+      write: (protected_: Protected) => Act | Call,
     ) {
       const attempt = async (isLast: boolean) => {
         const keys = await findTemplateKeys()
@@ -413,69 +391,9 @@ export function openTenant(
   }
 }
 
-/** SQL: waits for who is at work on this person, and keeps others waiting; the lock's number is that of seconds_until_attempt. */
-function lockSubject(sql: Sql, tenantId: string, externalId: string): Statement {
-  return sql`
-    select pg_advisory_xact_lock(
-      ('x' || left(encode(sha256(convert_to(${`${tenantId} ${externalId}`}, 'UTF8')), 'hex'), 16))::bit(64)::bigint
-    )`
-}
-
-/** SQL: that claim_request has found nothing, or was not asked. */
-export function isFirst(sql: Sql): Statement {
-  return sql`nullif(current_setting('app.is_replay', true), '') is null`
-}
-
-/**
- * The statement of an act, with what it answers written down in the same transaction. That nothing could be done is written
- * down too: else a batch that is carried out twice would be told of an enrollment that the person is enrolled already.
- */
-export function remembering(sql: Sql, tenantId: string, { key, fingerprint }: RequestName, act: Act): Statement {
-  return sql`
-    with ${act.parts}, answer as materialized (
-      ${act.answer}
-    ), remembered as (
-      insert into idempotent_requests (tenant_id, key, fingerprint, answer, expires_at)
-      select
-        ${tenantId}, decode(${key}, 'hex'), decode(${fingerprint}, 'hex'),
-        coalesce(jsonb_agg(to_jsonb(answer) - ${OF_A_FACE}::text[]), '[]'),
-        transaction_timestamp() + ${fingerprint === null ? REMEMBERED.ours : REMEMBERED.clients}::interval
-      from answer
-      having ${isFirst(sql)}
-        and bool_or(${act.unless ?? sql`false`}) is not true
-    )
-    select * from answer`
-}
-
-/**
- * The rows of an answer that was remembered.
- *
- * @param faces those that the rows name, as far as they are still there
- * @param model of the tenant
- * @param columns of the statement that was asked again and had nothing to do
- */
-function restore(answer: Row[], faces: NamedFace[], model: string, columns: StatementResult['columns']): Row[] {
-  const times = columns.filter(({ dataTypeID }) => dataTypeID === TIMESTAMPTZ).map(({ name }) => name)
-  return answer.map((remembered) => {
-    const row = { ...remembered }
-    for (const time of times) if (typeof row[time] === 'string') row[time] = new Date(row[time])
-    const faceId = row['face_id'] ?? null
-    if (faceId === null) return row
-    const face = faces.find(({ id }) => id === faceId)
-    // replaced, erased, or left behind by another recognizer: it cannot be confirmed any more
-    if (face?.model !== (row['model'] ?? model)) throw answerGone()
-    const { external_id, key_version, sealed } = face
-    return { ...row, external_id, key_version, sealed }
-  })
-}
-
 /** What answers in another shape than ours is not our endpoint's answer, or not the whole of it. */
 function requireColumn(result: StatementResult | undefined, name: string): void {
   if (result?.columns[0]?.name !== name) throw new DatabaseError(undefined)
-}
-
-export function answerGone(): Problem {
-  return new Problem('ANSWER_GONE', 'Ask anew, with another Idempotency-Key.')
 }
 
 export function missingScope(...scopes: string[]): Problem {

@@ -1,13 +1,12 @@
-// 1:1: decide, record and meter in one statement; and the audit of what was decided.
+// 1:1: decide, record and meter in one statement, which is verify_face() of migrations/; and the audit of what was decided.
 import { toDistance } from '../face/similarity.ts'
 import {
   type ClaimedMatch,
-  confidence,
-  distanceTo,
   isAcceptable,
-  keysAreLive,
+  keyVersions,
   type Probe,
   type ProtectedProbe,
+  probeVectors,
   requireConfirmed,
   tampered,
   toProtectedProbe,
@@ -75,41 +74,16 @@ export async function verifyFace(
   } = await db.actProtected<Row, ProtectedProbe>(
     (keys) => toProtectedProbe(keys, model.id, probe.embedding),
     (prepared) => ({
-      parts: db.sql`enrolled as (
-      select
-        tenant_id, id, external_id, model, key_version, sealed, ${distanceTo(db, prepared)} as distance
-      from faces
-      where tenant_id = ${db.tenant.id} and external_id = ${externalId} and ${db.isFirst} and ${keysAreLive(db, prepared)}
-    ), waiting as materialized (
-      select seconds_until_attempt(
-        tenant_id, external_id, ${failedVerificationsPerHour}::integer, ${failedVerificationsPerDay}::integer
-      ) as seconds
-      from enrolled
-      where model = ${model.id}
-    ), recorded as (
-      insert into verifications (
-        tenant_id, face_id, external_id, verified, confidence, threshold, model, liveness_passed, probe_quality,
-        latency_ms, request_id
-      )
-      select
-        tenant_id, id, external_id,
-        distance <= ${maxDistance}::float8 and ${isAcceptable(db, probe)}::boolean,
-        ${confidence(db)},
-        ${verificationThreshold}::float8, model, ${probe.isLive}::boolean, trunc(${probe.quality}::numeric, 4),
-        extract(epoch from clock_timestamp() - transaction_timestamp()) * 1000,
-        ${db.requestId}
-      from enrolled, waiting
-      where waiting.seconds = 0 and distance is not null
-      returning id, verified, confidence, threshold, liveness_passed
-    ), metered as (
-      insert into usage_events (tenant_id, kind) select ${db.tenant.id}, 'verification' from recorded
-    )`,
-      answer: db.sql`
-    select
-      r.id, r.verified, r.confidence::float8, r.threshold, r.liveness_passed, w.seconds as wait_seconds, e.id as face_id,
-      ${isAcceptable(db, probe)}::boolean as is_acceptable, e.model, e.distance, e.key_version, case when r.verified then encode(e.sealed, 'base64') end as sealed
-    from enrolled e left join waiting w on true left join recorded r on true`,
-      unless: db.sql`wait_seconds > 0`,
+      call: ({ key, fingerprint, rememberedFor }) => db.sql`
+        select
+          id, verified, confidence, threshold, liveness_passed, wait_seconds, face_id, is_acceptable, model, distance,
+          key_version, sealed
+        from verify_face(
+          ${db.tenant.id}, ${externalId}, ${keyVersions(prepared)}::integer[], ${probeVectors(prepared)}::vector[], ${model.id},
+          ${maxDistance}::float8, ${verificationThreshold}::float8, ${isAcceptable(db, probe)}::boolean, ${probe.isLive}::boolean,
+          ${probe.quality}::numeric, ${failedVerificationsPerHour}::integer, ${failedVerificationsPerDay}::integer,
+          ${db.requestId}, ${key}, ${fingerprint}, ${rememberedFor}
+        )`,
     }),
   )
   const [row] = rows

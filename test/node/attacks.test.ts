@@ -137,6 +137,13 @@ function toCall({ name, parameters }: OwnFunction, given: Arguments): Query {
         return `{"${given.text}"}`
       case 'uuid[]':
         return `{${given.tenant}}`
+      case 'vector[]':
+        return `{"${JSON.stringify(Array(512).fill(0.04))}"}`
+      case 'double precision':
+      case 'numeric':
+        return '0.5'
+      case 'interval':
+        return '1 day'
       case 'jsonb':
         return '{}'
       case 'bit':

@@ -1,5 +1,6 @@
 // Proves how a search reads the gallery, from the plans that PostgreSQL really used: one index-only scan
-// of the sign codes, for one tenant alone and for one among many. Native PostgreSQL only: the embedded
+// of the sign codes, for one tenant alone and for one among many; and that a verification, whose plan is kept, finds the person
+// by index, whatever the table was like when the session began. Native PostgreSQL only: the embedded
 // one has no auto_explain. Fake: the faces, which are random directions that nothing sealed opens, and the way to the
 // database, which is a plain connection here.
 import pg from 'pg'
@@ -8,6 +9,8 @@ import { migrate } from '../../scripts/database/migrate.ts'
 import { findTemplateKeys, initTemplateKeys } from '../../scripts/database/template-keys.ts'
 import { identifyFace } from '../../src/db/identifications.ts'
 import type { TemplateKeys } from '../../src/db/template-keys.ts'
+import type { TenantDatabase } from '../../src/db/tenant.ts'
+import { verifyFace } from '../../src/db/verifications.ts'
 import { DIMENSIONS, type Embedding, isFault, toEmbedding } from '../../src/face/embedding.ts'
 import { FIRST_VERSION } from '../../src/face/protection/data-secret.ts'
 import { createDatabase, type FreshDatabase, UNOPENED } from './database.ts'
@@ -24,63 +27,81 @@ const SMALL_FACES = 1_500
 const OTHER_TENANTS = 50
 const OTHER_FACES = 200
 
+const PROBE = { embedding: toProbe(), quality: null, isLive: null }
+
+/** As superuser: row-level security is not what is looked at here. */
+async function insertTenant({ connection }: FreshDatabase, id: string, faces: number): Promise<void> {
+  await connection.query('insert into tenants (id, name) values ($1, $2)', [id, 'a gallery'])
+  await insertFaces({ connection }, id, 1, faces)
+}
+
+async function insertFaces(
+  { connection }: Pick<FreshDatabase, 'connection'>,
+  tenantId: string,
+  first: number,
+  last: number,
+): Promise<void> {
+  await connection.query(
+    `insert into faces (tenant_id, external_id, embedding, key_version, sealed, model)
+     select $1, 'person ' || person, l2_normalize(
+       (select array_agg(random() - 0.5) from generate_series(1, 512) where person > 0)::vector(512)
+     ), 1, $4, 'arcface-512@1'
+     from generate_series($2::int, $3::int) as person`,
+    [tenantId, first, last, UNOPENED],
+  )
+}
+
+/** Made with the first look at a tenant. */
+async function readKeys({ connection }: FreshDatabase, tenantId: string): Promise<TemplateKeys> {
+  await initTemplateKeys(connection, masterKeys, () => FIRST_VERSION)
+  return findTemplateKeys(connection, masterKeys, tenantId, MODEL)
+}
+
+/** A session of rekko_app, and the plans of all statements that it runs: the Worker's own, and those inside it. */
+async function openSession({ url }: FreshDatabase) {
+  const client = new pg.Client({ connectionString: url })
+  let plans: string[] = []
+  client.on('notice', ({ message }) => plans.push(message ?? ''))
+  await client.connect()
+  await client.query("load 'auto_explain'")
+  await client.query(`
+    set auto_explain.log_min_duration = 0; set auto_explain.log_nested_statements = on;
+    set auto_explain.log_level = notice; set auto_explain.log_analyze = on; set role rekko_app`)
+  return {
+    async readPlans(tenantId: string, keys: TemplateKeys, ask: (door: TenantDatabase) => Promise<void>) {
+      plans = []
+      await client.query('begin')
+      await client.query("select set_config('app.current_tenant_id', $1, true)", [tenantId])
+      await ask(openDoor(tenantId, keys, async (text, params) => (await client.query(text, params)).rows))
+      await client.query('commit')
+      return plans
+    },
+    close: () => client.end(),
+  }
+}
+
 describe.skipIf(!isNative)('the shortlist of a search', () => {
-  const probe = toProbe()
   let database: FreshDatabase
 
   beforeAll(async () => {
     database = await createDatabase()
     await migrate(database.connection)
-    await insertTenant(LARGE, LARGE_FACES)
+    await insertTenant(database, LARGE, LARGE_FACES)
     await database.connection.execute('vacuum analyze')
   }, 120_000)
 
   afterAll(() => database.drop())
 
-  /** As superuser: row-level security is not what is looked at here. */
-  async function insertTenant(id: string, faces: number): Promise<void> {
-    await database.connection.query('insert into tenants (id, name) values ($1, $2)', [id, 'a gallery'])
-    await database.connection.query(
-      `insert into faces (tenant_id, external_id, embedding, key_version, sealed, model)
-       select $1, 'person ' || person, l2_normalize(
-         (select array_agg(random() - 0.5) from generate_series(1, 512) where person > 0)::vector(512)
-       ), 1, $3, 'arcface-512@1'
-       from generate_series(1, $2::int) as person`,
-      [id, faces, UNOPENED],
-    )
-  }
-
-  /** Made with the first look at a tenant. */
-  async function readKeys(tenantId: string): Promise<TemplateKeys> {
-    await initTemplateKeys(database.connection, masterKeys, () => FIRST_VERSION)
-    return findTemplateKeys(database.connection, masterKeys, tenantId, MODEL)
-  }
-
-  /** The plans of all statements that one search runs, as rekko_app: the Worker's own, and those inside it. */
   async function readPlans(tenantId: string): Promise<string[]> {
-    const client = new pg.Client({ connectionString: database.url })
-    const plans: string[] = []
-    client.on('notice', ({ message }) => plans.push(message ?? ''))
-    await client.connect()
+    const session = await openSession(database)
     try {
-      await client.query("load 'auto_explain'")
-      await client.query(`
-        set auto_explain.log_min_duration = 0; set auto_explain.log_nested_statements = on;
-        set auto_explain.log_level = notice; set auto_explain.log_analyze = on; set role rekko_app`)
-      await client.query('begin')
-      await client.query("select set_config('app.current_tenant_id', $1, true)", [tenantId])
-      const door = openDoor(
-        tenantId,
-        await readKeys(tenantId),
-        async (text, params) => (await client.query(text, params)).rows,
-      )
-      const search = await identifyFace(door, { embedding: probe, quality: null, isLive: null }, 5)
-      await client.query('commit')
-      expect(search.faces_searched).toBe(tenantId === LARGE ? LARGE_FACES : SMALL_FACES)
+      return await session.readPlans(tenantId, await readKeys(database, tenantId), async (door) => {
+        const search = await identifyFace(door, PROBE, 5)
+        expect(search.faces_searched).toBe(tenantId === LARGE ? LARGE_FACES : SMALL_FACES)
+      })
     } finally {
-      await client.end()
+      await session.close()
     }
-    return plans
   }
 
   /** The plans of the shortlist; a search makes one, and a sample before it in a large gallery. */
@@ -101,9 +122,9 @@ describe.skipIf(!isNative)('the shortlist of a search', () => {
   })
 
   it('is an index-only scan for a small tenant and a large one among many', async () => {
-    await insertTenant(SMALL, SMALL_FACES)
+    await insertTenant(database, SMALL, SMALL_FACES)
     for (let tenant = 0; tenant < OTHER_TENANTS; tenant++) {
-      await insertTenant(`00000000-0000-4000-9000-${String(tenant).padStart(12, '0')}`, OTHER_FACES)
+      await insertTenant(database, `00000000-0000-4000-9000-${String(tenant).padStart(12, '0')}`, OTHER_FACES)
     }
     await database.connection.execute('vacuum analyze')
     for (const [tenant, count] of [
@@ -117,12 +138,54 @@ describe.skipIf(!isNative)('the shortlist of a search', () => {
     }
   }, 120_000)
 
+  it('meets codes with a whole header, which need no copy to be compared', async () => {
+    const sizes = await database.connection.query('select distinct pg_column_size(code) as bytes from faces')
+    // 69 with a short one
+    expect(sizes).toEqual([{ bytes: 72 }])
+  })
+
   it('plans anew for each probe, because a generic plan would lose that scan', async () => {
     const [found] = await database.connection.query<{ config: string[] }>(
       "select proconfig as config from pg_proc where proname = 'shortlist_faces'",
     )
     expect(found?.config).toContain('plan_cache_mode=force_custom_plan')
   })
+})
+
+describe('the plan of a verification', () => {
+  it.skipIf(!isNative)(
+    'is by index in a session that began when the tables were nearly empty',
+    async () => {
+      const database = await createDatabase()
+      try {
+        await migrate(database.connection)
+        await insertTenant(database, SMALL, 0)
+        // before there are faces, which are of an unknown key else
+        const keys = await readKeys(database, SMALL)
+        await insertFaces(database, SMALL, 1, 1)
+        await database.connection.execute('vacuum analyze')
+        const session = await openSession(database)
+        const verify = (person: number) =>
+          session.readPlans(SMALL, keys, async (door) => {
+            expect(await verifyFace(door, `person ${person}`, PROBE)).toMatchObject({ verified: false })
+          })
+        try {
+          await verify(1)
+          // and nobody has analyzed it yet
+          await insertFaces(database, SMALL, 2, SMALL_FACES)
+          const plans = (await verify(SMALL_FACES)).filter((plan) => plan.includes('<=>'))
+          expect(plans).toHaveLength(1)
+          expect(plans[0]).toMatch(/Index Scan using faces_tenant_external_key on faces/)
+          expect(plans[0]).not.toContain('Seq Scan on faces')
+        } finally {
+          await session.close()
+        }
+      } finally {
+        await database.drop()
+      }
+    },
+    60_000,
+  )
 })
 
 function toProbe(): Embedding {

@@ -2,9 +2,10 @@
 // Fake: the way to the database, and that nobody's credential is checked.
 import { neon, SqlTemplate } from '@neondatabase/serverless'
 import { readDevelopmentMasterKeys } from '../../scripts/database/development.ts'
+import { type Act, type Call, isFirst, remembering } from '../../src/db/acts.ts'
 import type { Statement } from '../../src/db/neon.ts'
 import type { TemplateKeys } from '../../src/db/template-keys.ts'
-import { type Act, isFirst, remembering, type TenantDatabase } from '../../src/db/tenant.ts'
+import type { TenantDatabase } from '../../src/db/tenant.ts'
 import { BUILT_IN_MODELS } from '../../src/face/models.ts'
 import { nameUnkeyedRequest } from '../../src/idempotency.ts'
 import { toSettings } from '../../src/settings.ts'
@@ -25,7 +26,7 @@ export function openDoor(
     const { query: text, params } = statement.queryData.toParameterizedQuery()
     return (await query(text, params)) as Result[]
   }
-  async function act<Result>(written: Act): Promise<Result[]> {
+  async function act<Result>(written: Act | Call): Promise<Result[]> {
     return run<Result>(remembering(sql, tenantId, nameUnkeyedRequest(), written))
   }
   return {
@@ -41,7 +42,7 @@ export function openDoor(
     name: async () => nameUnkeyedRequest(),
     async actProtected<Result, Protected>(
       protect: (keys: TemplateKeys) => Promise<Protected>,
-      write: (protected_: Protected) => Act,
+      write: (protected_: Protected) => Act | Call,
     ) {
       const found = await protect(keys)
       return { rows: await act<Result>(write(found)), protected: found, wasDone: false }

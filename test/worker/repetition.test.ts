@@ -181,13 +181,20 @@ describe.each(Object.entries(ACTS))('%s', (name, [method, path, body, status]) =
     expect(await countActs(tenant)).toEqual(undisturbed[name])
   })
 
-  it('is not said to be a replay when it was the Worker that asked twice', async () => {
+  it('is said to be a replay when the client asked twice, and not when the Worker did', async () => {
     const tenant = await createBusyTenant()
     await saveUp(1)
     onTheWay(once(carriedOut(lost)))
     const response = await tenant.request(method, path, body, { 'Idempotency-Key': 'k' })
     expect(response.status).toBe(status)
     expect(response.headers.get('Idempotent-Replayed')).toBeNull()
+    // and is one when the client asked before, whatever is lost on the way now
+    vi.unstubAllGlobals()
+    await saveUp(1)
+    onTheWay(once(lost))
+    const again = await tenant.request(method, path, body, { 'Idempotency-Key': 'k' })
+    expect(again.status).toBe(status)
+    expect(again.headers.get('Idempotent-Replayed')).toBe('true')
   })
 
   it('is answered 503 after three attempts, with Retry-After, and was done once at most', async () => {
