@@ -18,6 +18,12 @@ interface Env {
   BATCH: string
 }
 
+/** What was remembered under a key is not done again. */
+function renewKey(param: unknown): unknown {
+  const isKey = typeof param === 'string' && /^[0-9a-f]{32}$/.test(param)
+  return isKey ? crypto.randomUUID().replaceAll('-', '') : param
+}
+
 const model = 'arcface-512@1'
 let prepared: ReturnType<typeof prepare> | undefined
 
@@ -49,7 +55,7 @@ async function prepare(env: Env): Promise<Record<string, () => unknown>> {
   return {
     batch: () =>
       sql.transaction(
-        queries.map(({ query, params }) => sql.query(query, params)),
+        queries.map(({ query, params }) => sql.query(query, params.map(renewKey))),
         { isolationLevel: 'ReadCommitted', readOnly: false },
       ),
     hmac: () => hashApiKey('rk_live_0123456789abcdefghijABCDEFGHIJ012345', pepper),

@@ -2,7 +2,7 @@
 // server that does the same job.
 import { randomUUID } from 'node:crypto'
 import pg from 'pg'
-import { type Batch, recordBatches, toBatchShot } from './batches.ts'
+import { type Batch, recordBatches, toBatchShot, toBatchShots, withNewKey } from './batches.ts'
 import { httpPeer, type Load, loadInTurns, of, ofProcess, type Peer, pgPeer, takeTurns } from './peers.ts'
 import { toFace } from './people.ts'
 import { inTurn, toClaims, toEnrollShot, toVerifyShot } from './requests.ts'
@@ -57,6 +57,8 @@ async function toVerifyPeers(stage: Stage, tenant: BenchTenant, pool: pg.Pool): 
   const claims = toClaims(tenant, PREPARED)
   const shotsOf = (url: string) => claims.map((claim) => toVerifyShot(url, tenant, claim))
   const batches = await recordBatches(stage, shotsOf)
+  const nextShots = inTurn(batches.map((batch) => toBatchShots(endpoint.url, batch)))
+  const nextBatch = inTurn(batches)
   const parts = toParts(stage)
   return [
     httpPeer(OURS, worker.url, parts.ours, inTurn(shotsOf(worker.url))),
@@ -66,8 +68,8 @@ async function toVerifyPeers(stage: Stage, tenant: BenchTenant, pool: pg.Pool): 
       parts.ours,
       inTurn(claims.map((claim) => toVerifyShot(worker.url, tenant, claim, 'base64'))),
     ),
-    httpPeer(BY_HAND, endpoint.url, parts.byHand, inTurn(batches.map((batch) => toBatchShot(endpoint.url, batch)))),
-    pgPeer(OVER_TCP, pool, parts.overTcp, inTurn(batches.map(({ queries }) => queries))),
+    httpPeer(BY_HAND, endpoint.url, parts.byHand, () => nextShots()()),
+    pgPeer(OVER_TCP, pool, parts.overTcp, () => withNewKey(nextBatch()).queries),
     httpPeer(NAIVE, naive.url, parts.naive, inTurn(shotsOf(naive.url))),
   ]
 }
@@ -101,16 +103,22 @@ async function toEnrollPeers(stage: Stage, tenant: BenchTenant, pool: pg.Pool): 
 
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}$/
 
-/** The same enrollment under another name, with another id. The last statement has the only uuids that were made for it. */
-function withNewFace({ headers, queries }: Batch, oldName: string, newName: string): Batch {
-  const [enter, enroll] = queries
-  if (!enter || !enroll) throw new RangeError('a batch has two statements')
+/** The same enrollment as another request, under another name, with another id: the only uuid that was made for it. */
+function withNewFace(batch: Batch, oldName: string, newName: string): Batch {
+  const { headers, queries } = withNewKey(batch)
+  const [enter, ...others] = queries
+  if (!enter) throw new RangeError('a batch begins with entering')
   const tenantId = enter.params[0]
-  const params = enroll.params.map((param) => {
-    if (param === oldName) return newName
-    return typeof param === 'string' && param !== tenantId && UUID.test(param) ? randomUUID() : param
-  })
-  return { headers, queries: [enter, { query: enroll.query, params }] }
+  const renewed = others.map(({ query, params }) => ({
+    query,
+    params: params.map((param) => {
+      if (typeof param !== 'string') return param
+      if (param !== tenantId && UUID.test(param)) return randomUUID()
+      // the lock of a person is of the tenant and the name
+      return param === oldName || param === `${tenantId} ${oldName}` ? param.replace(oldName, newName) : param
+    }),
+  }))
+  return { headers, queries: [enter, ...renewed] }
 }
 
 function toParts(stage: Stage) {

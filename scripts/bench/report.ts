@@ -113,7 +113,7 @@ function toDistantTable({ turns, byPeer }: Distant): string {
 
 function toWorkerTable({ workerAlone, workerFloor }: Results): string {
   const { bundleKib, startCpuMs, memoryMb } = workerAlone
-  const { ours, parts } = workerFloor
+  const { ours, parts, beside } = workerFloor
   return toTable(
     ['', ''],
     [
@@ -128,6 +128,8 @@ function toWorkerTable({ workerAlone, workerFloor }: Results): string {
       ['an HMAC', `${toMs(parts.hmac)} ms`],
       ['a rotation', `${toMs(parts.rotation)} ms`],
       ['a sealed copy opened and compared', `${toMs(parts.opening)} ms`],
+      ['p50 alone beside the batch by hand: a Worker that only passes it on', beside.bare.toFixed(2)],
+      ['the same of ours', beside.ours.toFixed(2)],
     ],
   )
 }

@@ -5,8 +5,8 @@ import { join } from 'node:path'
 import { gzipSync } from 'node:zlib'
 import { readMemoryMb } from '../cpu.ts'
 import { startWorkerd, type Workerd } from '../workerd.ts'
-import { recordBatches } from './batches.ts'
-import { httpPeer, loadOnce, ofProcess } from './peers.ts'
+import { recordBatches, toBatchShots } from './batches.ts'
+import { httpPeer, loadOnce, of, ofProcess, takeTurns } from './peers.ts'
 import { inTurn, toClaims, toVerifyShot } from './requests.ts'
 import { type BenchTenant, BUNDLE, type Stage } from './stage.ts'
 import { median, pairedRatio } from './statistics.ts'
@@ -64,9 +64,12 @@ export interface WorkerFloor {
   parts: { batch: number; hmac: number; rotation: number; opening: number }
   /** Ours to the sum of the parts, window by window. */
   ratio: number
+  /** At one connection, p50 beside the same batch by hand: of a Worker that does nothing but pass it on, and of ours. */
+  beside: { bare: number; ours: number }
 }
 
 const CONNECTIONS = 8
+const TURNS = 200
 /** Long enough for the clock of the scheduler. */
 const ROUNDS = { hmac: 5_000, rotation: 500, opening: 2_000 }
 
@@ -102,6 +105,8 @@ export async function measureWorkerFloor(
     const measured: Record<'ours' | keyof WorkerFloor['parts'], number[]> = {
       ...{ ours: [], batch: [], hmac: [], rotation: [], opening: [] },
     }
+    const byHand = httpPeer('by hand', stage.endpoint.url, {}, toBatchShots(stage.endpoint.url, batch))
+    const turns = await takeTurns([ours, bare, byHand], TURNS)
     for (let window = 0; window < windows; window++) {
       for (const [name, peer] of [
         ['ours', ours],
@@ -130,6 +135,10 @@ export async function measureWorkerFloor(
         opening: median(measured.opening),
       },
       ratio: pairedRatio(measured.ours, sums),
+      beside: {
+        bare: pairedRatio(of(turns, 'batch'), of(turns, 'by hand')),
+        ours: pairedRatio(of(turns, 'ours'), of(turns, 'by hand')),
+      },
     }
   } finally {
     await floor.close()

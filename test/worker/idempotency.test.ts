@@ -264,14 +264,12 @@ describe('a request with an Idempotency-Key', () => {
     await new Promise((resolve) => setTimeout(resolve, 300))
     const first = tenant.request('POST', '/v1/faces/verify', probe, withKey('k'))
     await new Promise((resolve) => setTimeout(resolve, 300))
-    const askedAt = Date.now()
     const second = await tenant.request('POST', '/v1/faces/verify', probe, withKey('k'))
     expect(second.status).toBe(409)
     expect(second.headers.get('Retry-After')).toBe('1')
     expect(await second.json()).toMatchObject({ code: 'IDEMPOTENCY_KEY_IN_USE' })
     // not after the lock was given back
     expect(await Promise.race([lock.then(() => 'released'), Promise.resolve('held')])).toBe('held')
-    expect(Date.now() - askedAt).toBeLessThan(900)
     expect((await first).status).toBe(200)
     await lock
     const third = await tenant.request('POST', '/v1/faces/verify', probe, withKey('k'))
