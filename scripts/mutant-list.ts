@@ -490,7 +490,7 @@ language sql stable security definer`,
   {
     name: 'erased-in-replay',
     breaks: 'a repetition names whoever was erased since, as nobody, and is not told so',
-    edits: [{ file: 'src/db/acts.ts', from: 'if (face?.model !== (', to: 'if (face && face.model !== (' }],
+    edits: [{ file: 'src/db/acts.ts', from: 'if (faceId !== null && face?.model', to: 'if (face && face.model' }],
     tests: [IDEMPOTENCY],
   },
   {

@@ -87,25 +87,31 @@ function toSqlName(sql: Sql, { key, fingerprint }: RequestName): NameInSql {
 }
 
 /**
- * The rows of an answer that was remembered.
+ * The rows of an answer that was remembered; null when a face that it names is gone.
  *
  * @param faces those that the rows name, as far as they are still there
  * @param model of the tenant
  * @param columns of the statement that was asked again and had nothing to do
  */
-export function restore(answer: Row[], faces: NamedFace[], model: string, columns: StatementResult['columns']): Row[] {
+export function restore(
+  answer: Row[],
+  faces: NamedFace[],
+  model: string,
+  columns: StatementResult['columns'],
+): Row[] | null {
   const times = columns.filter(({ dataTypeID }) => dataTypeID === TIMESTAMPTZ).map(({ name }) => name)
-  return answer.map((remembered) => {
+  const rows: Row[] = []
+  for (const remembered of answer) {
     const row = { ...remembered }
     for (const time of times) if (typeof row[time] === 'string') row[time] = new Date(row[time])
     const faceId = row['face_id'] ?? null
-    if (faceId === null) return row
     const face = faces.find(({ id }) => id === faceId)
     // replaced, erased, or left behind by another recognizer: it cannot be confirmed any more
-    if (face?.model !== (row['model'] ?? model)) throw answerGone()
-    const { external_id, key_version, sealed } = face
-    return { ...row, external_id, key_version, sealed }
-  })
+    if (faceId !== null && face?.model !== (row['model'] ?? model)) return null
+    const { external_id, key_version, sealed } = face ?? {}
+    rows.push(face ? { ...row, external_id, key_version, sealed } : row)
+  }
+  return rows
 }
 
 export function answerGone(): Problem {

@@ -14,7 +14,7 @@ import { modelsOf } from '../models.ts'
 import { Problem } from '../problem.ts'
 import { type Settings, toSettings } from '../settings.ts'
 import type { Trace } from '../trace.ts'
-import { type Act, type Call, isFirst, lockSubject, type NamedFace, remembering, restore } from './acts.ts'
+import { type Act, answerGone, type Call, isFirst, lockSubject, type NamedFace, remembering, restore } from './acts.ts'
 import { connect, DatabaseError, type Row, type Sql, type Statement, type StatementResult } from './neon.ts'
 import { repeating } from './repetition.ts'
 import {
@@ -198,12 +198,13 @@ function mayHelp(error: DatabaseError): boolean {
   return error.isTransient || error.isAmbiguous
 }
 
-function toTenant(env: Env, id: string, row: Row): Tenant {
-  return {
-    id,
-    environment: row['environment'] === 'live' ? 'live' : 'test',
-    settings: toSettings(row['settings'], modelsOf(env)),
-  }
+const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/
+
+/** It is believed for a minute, so what no tenant can be is as unknown as no answer. */
+function toTenant(env: Env, id: string, { environment, settings }: Row): Tenant {
+  const isTenant = UUID.test(id) && (environment === 'live' || environment === 'test')
+  if (!isTenant || typeof settings !== 'object' || settings === null) throw new DatabaseError(undefined)
+  return { id, environment, settings: toSettings(settings, modelsOf(env)) }
 }
 
 /** How a request comes in. */
@@ -245,8 +246,11 @@ export function openTenant(
   async function transactOnce(statements: Statement[], readOnly: boolean): Promise<StatementResult[]> {
     const [entered, ...results] = await transact([enter(), ...statements], { readOnly })
     requireColumn(entered, 'scopes')
+    const granted: unknown = entered?.rows[0]?.['scopes']
+    // nobody enters without the scope that was asked for: whatever says so is not our database
+    if (!Array.isArray(granted) || !granted.includes(scope)) throw new DatabaseError(undefined)
     // the functions answer scopes that a CHECK constraint keeps to those of SCOPES
-    scopes = new Set(entered?.rows[0]?.['scopes'] as Scope[])
+    scopes = new Set(granted as Scope[])
     return results
   }
 
@@ -335,7 +339,10 @@ export function openTenant(
     if (!remembered) return { rows: done?.rows ?? [], wasDone: false }
     // columns of claim_request
     const { answer, faces } = remembered as { answer: Row[]; faces: NamedFace[] }
-    return { rows: restore(answer, faces, tenant.settings.model.id, done?.columns ?? []), wasDone: true }
+    const rows = restore(answer, faces, tenant.settings.model.id, done?.columns ?? [])
+    // a client that has given no key knows of no earlier request: it asks again
+    if (!rows) throw isOurs ? new DatabaseError(undefined) : answerGone()
+    return { rows, wasDone: true }
   }
 
   async function findTemplateKeys(): Promise<TemplateKeys> {

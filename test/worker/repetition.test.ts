@@ -215,6 +215,40 @@ describe.each(Object.entries(ACTS))('%s', (name, [method, path, body, status]) =
   })
 })
 
+it('is 503 where a face is gone that the lost answer has named: the client knows of no earlier request', async () => {
+  const tenant = await createBusyTenant()
+  await saveUp(1)
+  onTheWay(async (send, count) => {
+    if (count > 1) {
+      await asAdmin`delete from faces where tenant_id = ${tenant.id}`
+      return send()
+    }
+    await send()
+    return lost()
+  })
+  const body = { external_id: 'ada', embedding: axis(0) }
+  const response = await tenant.request('POST', '/v1/faces/verify', body)
+  expect(response.status).toBe(503)
+  expect(await response.json()).toMatchObject({ code: 'DATABASE_UNAVAILABLE' })
+  vi.unstubAllGlobals()
+  expect((await tenant.request('POST', '/v1/faces/verify', body)).status).toBe(404)
+})
+
+it.each([
+  ['nothing', null],
+  ['a word', 'neither'],
+])('is 503, and soon over, when every cell of an answer is %s', async (_, cell) => {
+  const tenant = await createTenant()
+  // an isolate that has not seen the credential, and one that has
+  for (const path of ['/v1/faces', '/v1/tenant']) {
+    await saveUp(2)
+    onTheWay(withCells(() => cell))
+    expect((await tenant.request('GET', path)).status).toBe(503)
+    vi.unstubAllGlobals()
+    expect((await tenant.request('GET', path)).status).toBe(200)
+  }
+})
+
 describe('what is not repeated', () => {
   it.each(['23505', '23514', '42501', '22P02', '57014', '53100', 'XX000'])(
     'is an answer of SQLSTATE %s',
