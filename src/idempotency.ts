@@ -1,11 +1,14 @@
 // Which request this is: by the client's Idempotency-Key, or by a number of our own. Whatever comes again under the same
 // name is answered with what the first one did.
 import type { Context } from 'hono'
+import { hashApiKey } from './auth/api-key.ts'
 import type { AppContext } from './env.ts'
 import { Problem } from './problem.ts'
 
 export const IDEMPOTENCY_KEY = 'Idempotency-Key'
-const MAX_LENGTH = 255
+export const MAX_IDEMPOTENCY_KEY_LENGTH = 255
+/** Printable characters of ASCII. */
+export const IDEMPOTENCY_KEY_PATTERN = /^[\x20-\x7e]+$/
 
 /** Hexadecimal digits. */
 export interface RequestName {
@@ -22,9 +25,14 @@ export interface RequestName {
 export function findIdempotencyKey(c: Context<AppContext>): string | null {
   const key = c.req.header(IDEMPOTENCY_KEY)
   if (key === undefined) return null
-  if (key.length <= MAX_LENGTH && /^[\x20-\x7e]+$/.test(key)) return key
+  if (key.length <= MAX_IDEMPOTENCY_KEY_LENGTH && IDEMPOTENCY_KEY_PATTERN.test(key)) return key
   throw new Problem('INVALID_REQUEST', 'Correct the fields named in errors.', {
-    errors: [{ parameter: IDEMPOTENCY_KEY, detail: `Must be 1 to ${MAX_LENGTH} printable characters of ASCII.` }],
+    errors: [
+      {
+        parameter: IDEMPOTENCY_KEY,
+        detail: `Must be 1 to ${MAX_IDEMPOTENCY_KEY_LENGTH} printable characters of ASCII.`,
+      },
+    ],
   })
 }
 
@@ -49,9 +57,10 @@ export async function nameKeyedRequest(
   const asked = [c.req.method, pathname, search, ...(await partsOfBody(c))]
   // hashes have one length, so no two requests are written alike
   const hashes = await Promise.all(asked.map((part) => crypto.subtle.digest('SHA-256', Buffer.from(part))))
+  const written = hashes.map((hash) => Buffer.from(hash).toString('hex')).join('')
   return {
-    key: await mac(pepper, `idempotency key\0${tenantId}\0`, Buffer.from(key)),
-    fingerprint: await mac(pepper, 'fingerprint\0', Buffer.concat(hashes.map((hash) => new Uint8Array(hash)))),
+    key: await hashApiKey(`idempotency key\0${tenantId}\0${key}`, pepper),
+    fingerprint: await hashApiKey(`fingerprint\0${written}`, pepper),
   }
 }
 
@@ -67,9 +76,4 @@ async function partsOfBody({ req: { bodyCache } }: Context<AppContext>): Promise
     parts.push(name, typeof value === 'string' ? value : Buffer.from(await value.arrayBuffer()))
   }
   return parts
-}
-
-async function mac(pepper: CryptoKey, purpose: string, message: Buffer): Promise<string> {
-  const digest = await crypto.subtle.sign('HMAC', pepper, Buffer.concat([Buffer.from(purpose), message]))
-  return Buffer.from(digest).toString('hex')
 }

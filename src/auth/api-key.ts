@@ -65,7 +65,7 @@ export async function deriveApiKey(origin: ApiKeyOrigin, pepper: CryptoKey): Pro
   // no API key and no token begins like that
   const message = `api key\0${environment}\0${tenantId}\0${request}\0${seed}\0`
   const halves = await Promise.all(
-    [1, 2].map((half) => crypto.subtle.sign('HMAC', pepper, new TextEncoder().encode(message + half))),
+    [1, 2].map((half) => crypto.subtle.sign('HMAC', pepper, encoder.encode(message + half))),
   )
   return generateApiKey(environment, Buffer.concat(halves.map((half) => new Uint8Array(half))))
 }

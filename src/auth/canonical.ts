@@ -37,6 +37,13 @@ export function isObject(value: unknown): value is Record<string, unknown> {
   return typeof value === 'object' && value !== null && !Array.isArray(value)
 }
 
+const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/
+
+/** A UUID in lower case with hyphens: PostgreSQL reads four spellings, and one of them is enough. */
+export function isUuid(value: unknown): value is string {
+  return typeof value === 'string' && UUID.test(value)
+}
+
 /** A string of 1 to `maxLength` UTF-16 units that a database and a log can take as it is: no control characters. */
 export function isText(value: unknown, maxLength: number): value is string {
   return (

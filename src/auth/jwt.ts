@@ -1,6 +1,6 @@
 // Tokens (RFC 7519) of configured issuers: everything that jose does not check, around jose's signature check.
 import { compactVerify } from 'jose'
-import { decodeBase64url, isText, parseObject } from './canonical.ts'
+import { decodeBase64url, isText, isUuid, parseObject } from './canonical.ts'
 import { type Issuer, TOKEN_ALGORITHMS, type TokenAlgorithm } from './issuer.ts'
 import { type TrustedKey, toCryptoKey } from './jwk.ts'
 import { findKey } from './jwks.ts'
@@ -175,8 +175,7 @@ function isTime(value: unknown): value is number {
 }
 
 function toTenantId(claim: unknown): string {
-  // PostgreSQL reads four spellings of a UUID; one of them is enough
-  if (typeof claim === 'string' && /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/.test(claim)) return claim
+  if (isUuid(claim)) return claim
   throw new TokenRefused('tenant')
 }
 

@@ -50,6 +50,12 @@ export function lockSubject(sql: Sql, tenantId: string, externalId: string): Sta
     )`
 }
 
+/** SQL: what is remembered under this name, if anything is. */
+export function claimRequest(sql: Sql, name: RequestName): Statement {
+  const { key, fingerprint } = toSqlName(sql, name)
+  return sql`select answer, faces, age_ms from claim_request(${key}, ${fingerprint})`
+}
+
 /** SQL: that claim_request has found nothing, or was not asked. */
 export function isFirst(sql: Sql): Statement {
   return sql`nullif(current_setting('app.is_replay', true), '') is null`
@@ -108,8 +114,11 @@ export function restore(
     const face = faces.find(({ id }) => id === faceId)
     // replaced, erased, or left behind by another recognizer: it cannot be confirmed any more
     if (faceId !== null && face?.model !== (row['model'] ?? model)) return null
-    const { external_id, key_version, sealed } = face ?? {}
-    rows.push(face ? { ...row, external_id, key_version, sealed } : row)
+    if (face) {
+      const { external_id, key_version, sealed } = face
+      Object.assign(row, { external_id, key_version, sealed })
+    }
+    rows.push(row)
   }
   return rows
 }

@@ -76,7 +76,7 @@ export async function identifyFace(db: TenantDatabase, probe: Probe, maxResults:
         -- in a sub-select it runs once; as a bare call the planner would run it too, for its estimate
         and id = any ((select ${shortlist(db, prepared)})::uuid[])
     ), nearest as (
-      select id, external_id, key_version, sealed, distance, 
+      select id, external_id, key_version, sealed, distance,
         distance <= ${maxDistance}::float8 and ${isAcceptable(db, probe)}::boolean as is_match
       from candidates
     ), best as (
@@ -107,8 +107,9 @@ export async function identifyFace(db: TenantDatabase, probe: Probe, maxResults:
       // a row for each match, or one without any
       answer: db.sql`
       select
-        r.id, r.faces_searched, r.threshold, ${isAcceptable(db, probe)}::boolean as is_acceptable, m.external_id, m.id as face_id, ${confidence(db)}::float8 as confidence,
-        m.distance, m.key_version, encode(m.sealed, 'base64') as sealed
+        r.id, r.faces_searched, r.threshold, ${isAcceptable(db, probe)}::boolean as is_acceptable,
+        m.id as face_id, m.external_id, ${confidence(db)}::float8 as confidence, m.distance, m.key_version,
+        encode(m.sealed, 'base64') as sealed
       from recorded r left join matches m on true
       order by m.distance, m.id`,
     }),

@@ -1,5 +1,6 @@
 // The only file that speaks to Neon's driver: connections, deadlines, and errors without its words.
 import { NeonDbError, type NeonQueryFunction, type NeonQueryPromise, neon, neonConfig } from '@neondatabase/serverless'
+import { isObject } from '../auth/canonical.ts'
 import type { Env } from '../env.ts'
 import { Problem } from '../problem.ts'
 import type { Trace } from '../trace.ts'
@@ -67,24 +68,20 @@ export interface Database {
 
 /** As Neon answers: PostgreSQL's texts, which the driver reads by the types of their columns; a batch is several. */
 function isAnswer(value: unknown): boolean {
-  if (!isRecord(value)) return false
+  if (!isObject(value)) return false
   const { results = [value] } = value
   return Array.isArray(results) && results.every(isResult)
 }
 
 function isResult(value: unknown): boolean {
-  if (!isRecord(value)) return false
+  if (!isObject(value)) return false
   const { fields, rows } = value
   if (!Array.isArray(fields) || !Array.isArray(rows)) return false
   const isField = (field: unknown) =>
-    isRecord(field) && typeof field['name'] === 'string' && typeof field['dataTypeID'] === 'number'
+    isObject(field) && typeof field['name'] === 'string' && typeof field['dataTypeID'] === 'number'
   const isRow = (row: unknown) =>
     Array.isArray(row) && row.length === fields.length && row.every((cell) => cell === null || typeof cell === 'string')
   return fields.every(isField) && rows.every(isRow)
-}
-
-function isRecord(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null
 }
 
 /**

@@ -7,6 +7,7 @@
 // What changes something is an `Act`: its statement also remembers what it answers, under the name of the request, so
 // that it is done once however often it is sent. Where it may have been done before, a statement between the two asks.
 import type { Environment, Scope } from '../auth/api-key.ts'
+import { isObject, isUuid } from '../auth/canonical.ts'
 import type { Env } from '../env.ts'
 import type { Models } from '../face/models.ts'
 import type { RequestName } from '../idempotency.ts'
@@ -14,7 +15,17 @@ import { modelsOf } from '../models.ts'
 import { Problem } from '../problem.ts'
 import { type Settings, toSettings } from '../settings.ts'
 import type { Trace } from '../trace.ts'
-import { type Act, answerGone, type Call, isFirst, lockSubject, type NamedFace, remembering, restore } from './acts.ts'
+import {
+  type Act,
+  answerGone,
+  type Call,
+  claimRequest,
+  isFirst,
+  lockSubject,
+  type NamedFace,
+  remembering,
+  restore,
+} from './acts.ts'
 import { connect, DatabaseError, type Row, type Sql, type Statement, type StatementResult } from './neon.ts'
 import { repeating } from './repetition.ts'
 import {
@@ -198,12 +209,10 @@ function mayHelp(error: DatabaseError): boolean {
   return error.isTransient || error.isAmbiguous
 }
 
-const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/
-
 /** It is believed for a minute, so what no tenant can be is as unknown as no answer. */
 function toTenant(env: Env, id: string, { environment, settings }: Row): Tenant {
-  const isTenant = UUID.test(id) && (environment === 'live' || environment === 'test')
-  if (!isTenant || typeof settings !== 'object' || settings === null) throw new DatabaseError(undefined)
+  const isEnvironment = environment === 'live' || environment === 'test'
+  if (!isUuid(id) || !isEnvironment || !isObject(settings)) throw new DatabaseError(undefined)
   return { id, environment, settings: toSettings(settings, modelsOf(env)) }
 }
 
@@ -308,13 +317,12 @@ export function openTenant(
     const alone = write.subject === undefined ? [] : [lockSubject(sql, tenant.id, write.subject)]
     const sentAt = Date.now()
     const statements = [...alone, remembering(sql, tenant.id, named, write)]
-    const claim = sql`select answer, faces, age_ms from claim_request(decode(${named.key}, 'hex'), decode(${named.fingerprint}, 'hex'))`
 
     async function send(isRepetition: boolean): Promise<{ done: StatementResult | undefined; remembered?: Row }> {
       try {
         // nobody else knows a random number: nothing can have been done under it before this has been sent once
         if (isOurs && !isRepetition) return { done: (await transactInside(statements, false)).at(-1) }
-        const [claimed, ...results] = await transactInside([claim, ...statements], false)
+        const [claimed, ...results] = await transactInside([claimRequest(sql, named), ...statements], false)
         requireColumn(claimed, 'answer')
         const [remembered] = claimed?.rows ?? []
         // what we have sent before may have done it: it was begun after we sent it
@@ -362,7 +370,9 @@ export function openTenant(
     get isReplay() {
       return isReplay
     },
-    isFirst: isFirst(sql),
+    get isFirst() {
+      return isFirst(sql)
+    },
     // the caller's statement and its row type stand side by side in one function of db/
     async run<Result extends Row>(statement: Statement, { readOnly } = { readOnly: false }) {
       return (await run(statement, readOnly)) as Result[]

@@ -32,7 +32,10 @@ export type Verification = {
 }
 
 /** What the client is told of a verification. */
-export type Decision = Pick<Verification, 'id' | 'verified' | 'confidence' | 'threshold' | 'liveness_passed'> & {
+export type VerificationOutcome = Pick<
+  Verification,
+  'id' | 'verified' | 'confidence' | 'threshold' | 'liveness_passed'
+> & {
   /** Whether the probe was one that a decision for somebody may be made of. */
   is_acceptable: boolean
 }
@@ -57,10 +60,10 @@ export async function verifyFace(
   db: TenantDatabase,
   externalId: string,
   probe: Probe,
-): Promise<Decision | 'other model' | { retryAfterSeconds: number } | null> {
+): Promise<VerificationOutcome | 'other model' | { retryAfterSeconds: number } | null> {
   const { model, verificationThreshold, failedVerificationsPerHour, failedVerificationsPerDay } = db.tenant.settings
   const maxDistance = toDistance(verificationThreshold)
-  type Row = Omit<Decision, 'id'> &
+  type Row = Omit<VerificationOutcome, 'id'> &
     Omit<ClaimedMatch, 'distance' | 'external_id'> & {
       id: string | null
       model: string

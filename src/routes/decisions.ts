@@ -3,7 +3,7 @@ import { createRoute, OpenAPIHono, z } from '@hono/zod-openapi'
 import type { Scope } from '../auth/api-key.ts'
 import { requires } from '../auth/authenticate.ts'
 import { identifyFace, type Match } from '../db/identifications.ts'
-import { type Decision as DecisionMade, verifyFace } from '../db/verifications.ts'
+import { type VerificationOutcome, verifyFace } from '../db/verifications.ts'
 import type { AppContext } from '../env.ts'
 import { faceBody } from '../face-body.ts'
 import { Problem } from '../problem.ts'
@@ -171,7 +171,7 @@ export const decisions = new OpenAPIHono<AppContext>()
   )
 
 function toDecision(
-  verification: DecisionMade,
+  verification: VerificationOutcome,
   scopes: ReadonlySet<Scope>,
   latencyMs: number,
 ): z.infer<typeof Decision> {

@@ -2,7 +2,7 @@
 import { z } from '@hono/zod-openapi'
 import { findExternalIdFault, MAX_EXTERNAL_ID_LENGTH } from '../external-id.ts'
 import { DIMENSIONS, type Embedding, isFault, toEmbedding } from '../face/embedding.ts'
-import { IDEMPOTENCY_KEY } from '../idempotency.ts'
+import { IDEMPOTENCY_KEY, IDEMPOTENCY_KEY_PATTERN, MAX_IDEMPOTENCY_KEY_LENGTH } from '../idempotency.ts'
 import { findFlaw } from '../json-flaw.ts'
 import { findMetadataFault } from '../metadata.ts'
 import { findNameFault, MAX_NAME_LENGTH } from '../name.ts'
@@ -177,7 +177,10 @@ export const ACT = {
       name: IDEMPOTENCY_KEY,
       in: 'header' as const,
       required: false,
-      schema: { type: 'string' as const, minLength: 1, maxLength: 255, pattern: '^[\\x20-\\x7e]+$' },
+      schema: {
+        type: 'string' as const,
+        ...{ minLength: 1, maxLength: MAX_IDEMPOTENCY_KEY_LENGTH, pattern: IDEMPOTENCY_KEY_PATTERN.source },
+      },
       description:
         'Your name for this request, a random UUID for instance. For 24 hours the same request with the same key is done ' +
         'once, and answered as the first time, with the header "Idempotent-Replayed: true". Send it again whenever an ' +
