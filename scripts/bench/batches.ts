@@ -1,11 +1,11 @@
 // The very requests that the Worker sends to its database, written down, so that others can send the same.
-import { randomUUID } from 'node:crypto'
 import { createServer, type IncomingHttpHeaders } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { startWorkerd } from '../workerd.ts'
 import { HttpConnection, requireStatus, type Shot, toShot } from './client.ts'
 import type { Query } from './peers.ts'
+import { isRequestKey, newRequestKey, renewKey } from './request-key.ts'
 import { BUNDLE, type Stage } from './stage.ts'
 
 /** One Neon batch: who asks, what, and with which parameters. */
@@ -92,31 +92,20 @@ export function toBatchShot(endpointUrl: string, { headers, queries }: Batch): S
   return toShot(endpointUrl, '/sql', headers, JSON.stringify({ queries }))
 }
 
-/** The random key under which the Worker has a request remembered: the same once more would be a repetition. */
-const KEY = /^[0-9a-f]{32}$/
-
-function newKey(): string {
-  return randomUUID().replaceAll('-', '')
-}
-
 /** The same batch as another request. */
 export function withNewKey({ headers, queries }: Batch): Batch {
-  const renewed = queries.map(({ query, params }) => ({
-    query,
-    params: params.map((param) => (typeof param === 'string' && KEY.test(param) ? newKey() : param)),
-  }))
-  return { headers, queries: renewed }
+  return { headers, queries: queries.map(({ query, params }) => ({ query, params: params.map(renewKey) })) }
 }
 
 /** As `toBatchShot`, each time as another request: written once, and only the key of it anew. */
 export function toBatchShots(endpointUrl: string, batch: Batch): () => Shot {
   const shot = toBatchShot(endpointUrl, batch)
-  const key = batch.queries.flatMap(({ params }) => params).find((param) => KEY.test(String(param)))
+  const key = batch.queries.flatMap(({ params }) => params).find(isRequestKey)
   const keyAt = shot.indexOf(`"${key}"`) + 1
   if (key === undefined || keyAt === 0) throw new RangeError('a batch without a key')
   return () => {
     const renewed = Buffer.from(shot)
-    renewed.write(newKey(), keyAt, 'latin1')
+    renewed.write(newRequestKey(), keyAt, 'latin1')
     return renewed
   }
 }

@@ -10,18 +10,13 @@ import { generateDataSecret } from '../../src/face/protection/data-secret.ts'
 import { buildKeyring, rotationOf } from '../../src/face/protection/keyring.ts'
 import { rotate } from '../../src/face/protection/rotation.ts'
 import { seal } from '../../src/face/protection/sealed-copy.ts'
+import { renewKey } from './request-key.ts'
 
 interface Env {
   DATABASE_URL: string
   NEON_FETCH_ENDPOINT: string
   /** JSON of a batch: what the product's Worker sent. */
   BATCH: string
-}
-
-/** What was remembered under a key is not done again. */
-function renewKey(param: unknown): unknown {
-  const isKey = typeof param === 'string' && /^[0-9a-f]{32}$/.test(param)
-  return isKey ? crypto.randomUUID().replaceAll('-', '') : param
 }
 
 const model = 'arcface-512@1'
