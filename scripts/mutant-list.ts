@@ -15,6 +15,7 @@ const TENANCY = 'migrations/000002_tenancy.up.sql'
 const IDENTITY = 'migrations/000004_identity.up.sql'
 const TEMPLATES = 'migrations/000006_protected_templates.up.sql'
 const VERIFICATION = 'migrations/000011_faster_verification.up.sql'
+const SEARCH = 'migrations/000012_search_function.up.sql'
 const ATTACKS = 'test/node/attacks.test.ts'
 const LINTER = 'test/node/linter.test.ts'
 const AUTHENTICATION = 'test/worker/authentication.test.ts'
@@ -456,6 +457,25 @@ language sql stable security definer`,
     needsNative: true,
   },
   {
+    name: 'search-not-remembered',
+    breaks: 'a search that is repeated is billed twice',
+    edits: [{ file: SEARCH, from: '    from answer a\n  )', to: '    from answer a\n    having false\n  )' }],
+    tests: [IDEMPOTENCY, REPETITION],
+  },
+  {
+    name: 'match-remembered',
+    breaks: 'the external_id of whoever a search named is still in what is remembered after their erasure',
+    edits: [{ file: SEARCH, from: "to_jsonb(a) - 'external_id' - 'sealed'", to: "to_jsonb(a) - 'sealed'" }],
+    tests: [IDEMPOTENCY],
+  },
+  {
+    name: 'search-of-an-empty-table',
+    breaks: 'a session that began with an empty gallery reads all faces for a search',
+    edits: [{ file: SEARCH, from: 'set enable_seqscan = off\n', to: '' }],
+    tests: ['test/node/search-plan.test.ts'],
+    needsNative: true,
+  },
+  {
     name: 'answer-not-remembered',
     breaks: 'what is repeated is done twice',
     edits: [
@@ -625,12 +645,24 @@ language sql stable security definer`,
   },
   {
     name: 'unrounded-distance',
-    breaks: 'two embeddings at exactly the threshold match under one rotation, and not under another',
+    breaks: 'whoever is enrolled already is taken a second time at exactly the threshold, under some rotations',
     edits: [
       {
         file: 'src/db/templates.ts',
         from: 'round((embedding <=> case key_version${cases} end) * 1e5::float8) / 1e5::float8',
         to: '(embedding <=> case key_version${cases} end)',
+      },
+    ],
+    tests: [PICTURES],
+  },
+  {
+    name: 'unrounded-search',
+    breaks: 'a search finds nobody whose embedding is at exactly the threshold',
+    edits: [
+      {
+        file: SEARCH,
+        from: 'round((f.embedding <=> probes[array_position(key_versions, f.key_version)]) * 1e5::float8) / 1e5::float8',
+        to: '(f.embedding <=> probes[array_position(key_versions, f.key_version)])',
       },
     ],
     tests: ['test/worker/decisions.test.ts', INTEGRITY],

@@ -16,7 +16,7 @@ export interface Bite {
   edits?: readonly Edit[]
 }
 
-const SEARCHES = 'src/db/identifications.ts'
+const FACES = 'src/db/faces.ts'
 const ACTS = 'src/db/acts.ts'
 
 export const BITES: readonly Bite[] = [
@@ -34,26 +34,21 @@ export const BITES: readonly Bite[] = [
   },
   {
     name: 'metering-after-the-answer',
-    breaks: 'usage of searches is written in waitUntil, behind the answer',
+    breaks: 'usage of enrollments is written in waitUntil, behind the answer',
     ...{ fault: 'drop-before', expects: ['I3'] },
     edits: [
       {
-        file: SEARCHES,
+        file: FACES,
         from: "import { toDistance } from '../face/similarity.ts'",
         to: "import { waitUntil } from 'cloudflare:workers'\nimport { toDistance } from '../face/similarity.ts'",
       },
+      { file: FACES, from: "select tenant_id, 'registration' from enrolled union all ", to: '' },
       {
-        file: SEARCHES,
-        from: "insert into usage_events (tenant_id, kind) select tenant_id, 'identification' from recorded",
-        to: 'select 1',
-      },
-      {
-        file: SEARCHES,
-        from: 'return {\n    id,\n    faces_searched,',
-        to: `waitUntil(db.run(db.sql\`insert into usage_events (tenant_id, kind) values (\${db.tenant.id}, 'identification')\`))
-  return {
-    id,
-    faces_searched,`,
+        file: FACES,
+        from: "  if (!row) throw new RangeError('an insert answered no row')\n",
+        to: `  if (!row) throw new RangeError('an insert answered no row')
+  if (row.id) waitUntil(db.run(sql\`insert into usage_events (tenant_id, kind) values (\${tenant.id}, 'registration')\`))
+`,
       },
     ],
   },

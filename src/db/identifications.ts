@@ -1,15 +1,15 @@
-// 1:N: search, record and meter in one statement; and the audit of what was found.
+// 1:N: search, record and meter in one statement, which is search_faces() of migrations/; and the audit of what was found.
 import { toDistance } from '../face/similarity.ts'
 import {
   type ClaimedMatch,
-  confidence,
-  distanceTo,
   isAcceptable,
-  keysAreLive,
+  keyVersions,
   type Probe,
   type ProtectedProbe,
+  probeCodes,
+  probeVectors,
   requireConfirmed,
-  shortlist,
+  SHORTLIST_SIZE,
   toProtectedProbe,
   toRememberedDistance,
 } from './templates.ts'
@@ -67,51 +67,16 @@ export async function identifyFace(db: TenantDatabase, probe: Probe, maxResults:
   } = await db.actProtected<Row, ProtectedProbe>(
     (keys) => toProtectedProbe(keys, model.id, probe.embedding),
     (prepared) => ({
-      parts: db.sql`candidates as materialized (
-      select id, external_id, key_version, sealed, ${distanceTo(db, prepared)} as distance
-      from faces
-      where tenant_id = ${db.tenant.id}
-        and model = ${model.id}
-        and ${db.isFirst}
-        -- in a sub-select it runs once; as a bare call the planner would run it too, for its estimate
-        and id = any ((select ${shortlist(db, prepared)})::uuid[])
-    ), nearest as (
-      select id, external_id, key_version, sealed, distance,
-        distance <= ${maxDistance}::float8 and ${isAcceptable(db, probe)}::boolean as is_match
-      from candidates
-    ), best as (
-      select id, external_id, distance, is_match from nearest order by distance, id limit 1
-    ), recorded as (
-      insert into identifications (
-        tenant_id, face_id, external_id, identified, confidence, threshold, model, faces_searched, faces_matched,
-        liveness_passed, probe_quality, latency_ms, request_id
-      )
-      select
-        ${db.tenant.id}, case when is_match then id end, case when is_match then external_id end,
-        coalesce(is_match, false),
-        ${confidence(db)},
-        ${identificationThreshold}::float8, ${model.id},
-        (select coalesce(sum(change), 0) from face_counts where tenant_id = ${db.tenant.id}),
-        (select count(*) from nearest where is_match),
-        ${probe.isLive}::boolean, trunc(${probe.quality}::numeric, 4),
-        extract(epoch from clock_timestamp() - transaction_timestamp()) * 1000,
-        ${db.requestId}
-      from (select ${keysAreLive(db, prepared)} where ${db.isFirst}) as one_search left join best on true
-      returning tenant_id, id, faces_searched, threshold
-    ), metered as (
-      insert into usage_events (tenant_id, kind) select tenant_id, 'identification' from recorded
-    ), matches as (
-      select id, external_id, key_version, sealed, distance
-      from nearest where is_match order by distance, id limit ${maxResults}
-    )`,
-      // a row for each match, or one without any
-      answer: db.sql`
-      select
-        r.id, r.faces_searched, r.threshold, ${isAcceptable(db, probe)}::boolean as is_acceptable,
-        m.id as face_id, m.external_id, ${confidence(db)}::float8 as confidence, m.distance, m.key_version,
-        encode(m.sealed, 'base64') as sealed
-      from recorded r left join matches m on true
-      order by m.distance, m.id`,
+      call: ({ key, fingerprint, rememberedFor }) => db.sql`
+        select
+          id, faces_searched, threshold, is_acceptable, face_id, external_id, confidence, distance, key_version, sealed
+        from search_faces(
+          ${db.tenant.id}, ${keyVersions(prepared)}::integer[], ${probeVectors(prepared)}::vector[],
+          ${probeCodes(prepared)}::bit(512)[], ${SHORTLIST_SIZE}::integer, ${model.id},
+          ${maxDistance}::float8, ${identificationThreshold}::float8, ${isAcceptable(db, probe)}::boolean,
+          ${probe.isLive}::boolean, ${probe.quality}::numeric, ${maxResults}::integer,
+          ${db.requestId}, ${key}, ${fingerprint}, ${rememberedFor}
+        )`,
     }),
   )
   const [search] = rows

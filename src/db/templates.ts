@@ -69,7 +69,7 @@ export async function toProtectedProbe(keys: TemplateKeys, model: string, probe:
  * errs by up to 6e-7 (measured: 2,000 pairs under 40 rotations, PGlite; 1.5e-7 on PostgreSQL 17). Unrounded, two
  * embeddings at exactly the threshold are a match under one tenant's rotation and none under another's; at six decimals
  * still 8 of those pairs. As float8, as `roundDistance` does it: by way of numeric it takes as long as the distance itself.
- * verify_face() of migrations/ has it too, and the confidence.
+ * verify_face() and search_faces() of migrations/ have it too, and the confidence.
  */
 export function distanceTo({ sql }: TenantDatabase, { rotations }: ProtectedProbe): Statement {
   const cases = rotations.reduce(
@@ -100,12 +100,7 @@ export function shortlist({ sql, tenant }: TenantDatabase, { rotations }: Protec
     .reduce((before, each) => sql`${before} || ${each}`)
 }
 
-/** SQL: true, or the error by which the door learns that the tenant was re-keyed since the probe was protected. */
-export function keysAreLive({ sql }: TenantDatabase, probe: ProtectedProbe): Statement {
-  return sql`require_template_keys(${keyVersions(probe)}::integer[])`
-}
-
-/** The keys that a probe was rotated with; in the order of `probeVectors`. */
+/** The keys that a probe was rotated with; in the order of `probeVectors` and `probeCodes`. */
 export function keyVersions({ rotations }: ProtectedProbe): number[] {
   return rotations.map(({ keyring }) => keyring.version)
 }
@@ -113,6 +108,11 @@ export function keyVersions({ rotations }: ProtectedProbe): number[] {
 /** The text in which a probe travels, by each of `keyVersions`. */
 export function probeVectors({ rotations }: ProtectedProbe): string[] {
   return rotations.map(({ vector }) => vector)
+}
+
+/** Its sign code, by each of `keyVersions`. */
+export function probeCodes({ rotations }: ProtectedProbe): string[] {
+  return rotations.map(({ code }) => code)
 }
 
 /** A face that the database says matches the probe. */

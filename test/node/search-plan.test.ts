@@ -1,6 +1,6 @@
 // Proves how a search reads the gallery, from the plans that PostgreSQL really used: one index-only scan
-// of the sign codes, for one tenant alone and for one among many; and that a verification, whose plan is kept, finds the person
-// by index, whatever the table was like when the session began. Native PostgreSQL only: the embedded
+// of the sign codes, for one tenant alone and for one among many; and that verifications and searches, whose plans are kept, find
+// faces by index, whatever the table was like when the session began. Native PostgreSQL only: the embedded
 // one has no auto_explain. Fake: the faces, which are random directions that nothing sealed opens, and the way to the
 // database, which is a plain connection here.
 import pg from 'pg'
@@ -152,37 +152,54 @@ describe.skipIf(!isNative)('the shortlist of a search', () => {
   })
 })
 
-describe('the plan of a verification', () => {
-  it.skipIf(!isNative)(
-    'is by index in a session that began when the tables were nearly empty',
-    async () => {
-      const database = await createDatabase()
+describe('a plan that is kept', () => {
+  /** Asks in a session that began when the tables were nearly empty, and again when nobody has analyzed what they hold. */
+  async function readKeptPlans(ask: (door: TenantDatabase, person: number) => Promise<void>): Promise<string[]> {
+    const database = await createDatabase()
+    try {
+      await migrate(database.connection)
+      await insertTenant(database, SMALL, 0)
+      // before there are faces, which are of an unknown key else
+      const keys = await readKeys(database, SMALL)
+      await insertFaces(database, SMALL, 1, 1)
+      await database.connection.execute('vacuum analyze')
+      const session = await openSession(database)
       try {
-        await migrate(database.connection)
-        await insertTenant(database, SMALL, 0)
-        // before there are faces, which are of an unknown key else
-        const keys = await readKeys(database, SMALL)
-        await insertFaces(database, SMALL, 1, 1)
-        await database.connection.execute('vacuum analyze')
-        const session = await openSession(database)
-        const verify = (person: number) =>
-          session.readPlans(SMALL, keys, async (door) => {
-            expect(await verifyFace(door, `person ${person}`, PROBE)).toMatchObject({ verified: false })
-          })
-        try {
-          await verify(1)
-          // and nobody has analyzed it yet
-          await insertFaces(database, SMALL, 2, SMALL_FACES)
-          const plans = (await verify(SMALL_FACES)).filter((plan) => plan.includes('<=>'))
-          expect(plans).toHaveLength(1)
-          expect(plans[0]).toMatch(/Index Scan using faces_tenant_external_key on faces/)
-          expect(plans[0]).not.toContain('Seq Scan on faces')
-        } finally {
-          await session.close()
-        }
+        await session.readPlans(SMALL, keys, (door) => ask(door, 1))
+        await insertFaces(database, SMALL, 2, SMALL_FACES)
+        return await session.readPlans(SMALL, keys, (door) => ask(door, SMALL_FACES))
       } finally {
-        await database.drop()
+        await session.close()
       }
+    } finally {
+      await database.drop()
+    }
+  }
+
+  it.skipIf(!isNative)(
+    'finds the person of a verification by index',
+    async () => {
+      const plans = await readKeptPlans(async (door, person) => {
+        expect(await verifyFace(door, `person ${person}`, PROBE)).toMatchObject({ verified: false })
+      })
+      const comparing = plans.filter((plan) => plan.includes('<=>'))
+      expect(comparing).toHaveLength(1)
+      expect(comparing[0]).toMatch(/Index Scan using faces_tenant_external_key on faces/)
+      expect(comparing[0]).not.toContain('Seq Scan on faces')
+    },
+    60_000,
+  )
+
+  it.skipIf(!isNative)(
+    'finds the shortlist of a search by index',
+    async () => {
+      const plans = await readKeptPlans(async (door, faces) => {
+        expect(await identifyFace(door, PROBE, 5)).toMatchObject({ faces_searched: faces })
+      })
+      const comparing = plans.filter((plan) => plan.includes('<=>'))
+      expect(comparing).toHaveLength(1)
+      expect(comparing[0]).toMatch(/Index Scan (using|on) faces_pkey/)
+      expect(comparing[0]).not.toContain('Seq Scan on faces')
     },
     60_000,
   )

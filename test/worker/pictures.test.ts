@@ -352,6 +352,16 @@ describe('a face that is enrolled already, where the tenant wants nobody twice',
     expect((await post(tenant, '/v1/faces', { external_id: 'bob', embedding: nearly })).status).toBe(201)
   })
 
+  it('is found at exactly the threshold, whatever the rotation of the tenant', async () => {
+    const halves = axis(0).map((_, index) => (index < 4 ? 0.5 : 0))
+    for (let rotation = 0; rotation < 6; rotation++) {
+      const tenant = await createTenant()
+      await configure(tenant, { duplicates: 'reject', identification_threshold: 0.75 })
+      await enroll(tenant, 'ada', axis(0))
+      expect(await post(tenant, '/v1/faces', { external_id: 'bob', embedding: halves })).toMatchObject({ status: 409 })
+    }
+  })
+
   it('is recorded and billed as the search that found it, and nothing else is written', async () => {
     const tenant = await arrange()
     await post(tenant, '/v1/faces', { external_id: 'bob', embedding: axis(0) })
