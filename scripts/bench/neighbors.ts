@@ -1,6 +1,6 @@
 // Noisy neighbors: what a small tenant feels of a large one that searches at full speed. The machine is as busy either
-// way: beside the large tenant, and beside as many sessions of PostgreSQL that do nothing but count, for as long as one
-// of its searches takes, and rest for as long as it rests.
+// way: beside the large tenant, and then beside as many sessions of PostgreSQL that do nothing but count, each time for as long
+// as one of its searches takes, and use as much CPU as its searches did.
 
 import { availableParallelism } from 'node:os'
 import { setTimeout as rest } from 'node:timers/promises'
@@ -16,8 +16,9 @@ export interface Neighbors {
   alone: Latencies
   besideLarge: Latencies
   besideCounting: Latencies
-  /** Cores that the large tenant's searches kept busy, and that the counting threads were to keep busy. */
-  busyCores: number
+  /** Cores that the large tenant's searches kept busy, and that the counting sessions did. */
+  busyCores: { large: number; counting: number }
+  /** While the small tenant asked too. */
   largeSearchesPerSecond: number
 }
 
@@ -59,30 +60,31 @@ export async function measureNeighbors(
     inTurn(toClaims(tenants.large, 32).map(({ probe }) => toSearchShot(worker.url, tenants.large, probe))),
   )
   const connections = availableParallelism()
-  // warm, and how many cores a large tenant keeps busy
+  // warm, and what one of its searches takes
   const calm = await loadOnce(large, connections, windowMs)
-  const usedMs = Object.values(calm.cpuMs).reduce((total, ms) => total + ms, 0)
-  const busyCores = usedMs / windowMs
-  const burstMs = usedMs / calm.latenciesMs.length
+  const burstMs = Object.values(calm.cpuMs).reduce((total, ms) => total + ms, 0) / calm.latenciesMs.length
 
   const felt = { alone: empty(), besideLarge: empty(), besideCounting: empty() }
+  const searchesPerSecond: number[] = []
+  const countingCores: number[] = []
   for (let window = 0; window < windows; window++) {
     await watch(search, verify, windowMs / 2, felt.alone)
     const stop = new AbortController()
     const load = loadOnce(large, connections, 60_000, stop.signal)
     await watch(search, verify, windowMs, felt.besideLarge)
     stop.abort()
-    await load
-    const counting = await startCounting(stage.adminUrl, connections, burstMs, busyCores / connections)
+    const { throughput } = await load
+    searchesPerSecond.push(throughput)
+    const counting = await startCounting(stage.adminUrl, connections, burstMs, (throughput * burstMs) / 1000)
     await watch(search, verify, windowMs, felt.besideCounting)
-    await counting.stop()
+    countingCores.push(await counting.stop())
   }
   return {
     alone: summarize(felt.alone),
     besideLarge: summarize(felt.besideLarge),
     besideCounting: summarize(felt.besideCounting),
-    busyCores,
-    largeSearchesPerSecond: calm.throughput,
+    busyCores: { large: (median(searchesPerSecond) * burstMs) / 1000, counting: median(countingCores) },
+    largeSearchesPerSecond: median(searchesPerSecond),
   }
 }
 
@@ -113,34 +115,49 @@ async function watch(search: Peer, verify: Peer, windowMs: number, into: Samples
 
 /**
  * @param burstMs of CPU that each count takes
- * @param share of its time that each session counts
+ * @param cores that all sessions together are to keep busy; whoever had to wait for a core rests less
+ * @returns `stop`, which answers how many they did keep busy
  */
-async function startCounting(url: string, sessions: number, burstMs: number, share: number) {
-  const stop = new AbortController()
-  const counting = Array.from({ length: sessions }, async () => {
-    const client = new pg.Client({ connectionString: url })
-    await client.connect()
+async function startCounting(url: string, sessions: number, burstMs: number, cores: number) {
+  const open = await Promise.all(Array.from({ length: sessions }, () => openCounter(url, burstMs)))
+  const stopped = new AbortController()
+  const startedAt = performance.now()
+  const counting = open.map(async ({ client, pid, count }) => {
     try {
-      const { rows } = await client.query('select pg_backend_pid() as pid')
-      const count = (numbers: number) => client.query('select count(*) from generate_series(1, $1::integer)', [numbers])
-      const before = await readCpuMs(rows[0].pid)
-      await count(CALIBRATION)
-      const numbers = Math.round((burstMs / ((await readCpuMs(rows[0].pid)) - before)) * CALIBRATION)
-      while (!stop.signal.aborted) {
-        await count(numbers)
+      const before = await readCpuMs(pid)
+      let usedMs = 0
+      while (!stopped.signal.aborted) {
+        await count()
+        usedMs = (await readCpuMs(pid)) - before
         // at least a turn of the loop, which sees that it is to stop
-        await rest(share < 1 ? burstMs * (1 / share - 1) : 0)
+        await rest(Math.max(0, (usedMs * sessions) / cores - (performance.now() - startedAt)))
       }
+      return usedMs
     } finally {
       await client.end()
     }
   })
   return {
-    async stop() {
-      stop.abort()
-      await Promise.all(counting)
+    async stop(): Promise<number> {
+      stopped.abort()
+      const usedMs = (await Promise.all(counting)).reduce((total, ms) => total + ms, 0)
+      return usedMs / (performance.now() - startedAt)
     },
   }
+}
+
+async function openCounter(url: string, burstMs: number) {
+  const client = new pg.Client({ connectionString: url })
+  await client.connect()
+  const { rows } = await client.query('select pg_backend_pid() as pid')
+  const pid = Number(rows[0].pid)
+  const countTo = (numbers: number) => client.query('select count(*) from generate_series(1, $1::integer)', [numbers])
+  // the first of a session looks up what the others know
+  await countTo(CALIBRATION)
+  const before = await readCpuMs(pid)
+  await countTo(CALIBRATION)
+  const numbers = Math.round((burstMs / ((await readCpuMs(pid)) - before)) * CALIBRATION)
+  return { client, pid, count: () => countTo(numbers) }
 }
 
 const CALIBRATION = 200_000

@@ -139,10 +139,10 @@ function toNeighborsTable({ neighbors, otherTenants }: Results): string {
   const rows = [
     ['alone', alone],
     [
-      `beside a large tenant: ${largeSearchesPerSecond.toFixed(0)} searches a second, ${busyCores.toFixed(1)} cores`,
+      `beside a large tenant: ${largeSearchesPerSecond.toFixed(0)} searches a second, ${busyCores.large.toFixed(1)} cores`,
       besideLarge,
     ],
-    [`beside sessions that count, ${busyCores.toFixed(1)} cores`, besideCounting],
+    [`beside sessions that count, ${busyCores.counting.toFixed(1)} cores`, besideCounting],
   ] as const
   return `${toTable(
     ['50 faces, p50 ms', 'search', 'verify'],
