@@ -24,6 +24,11 @@ export interface Workerd {
   post(path: string): Promise<void>
   /** CPU of the process so far, of all its threads. */
   readCpuMs(): Promise<number>
+  /**
+   * What the isolate of the Worker holds, in MB: objects, and the buffers outside of the heap; with what nobody needs any more,
+   * until V8 throws it away. Only `withInspector`.
+   */
+  readHeapMb(): Promise<number>
   close(): Promise<void>
 }
 
@@ -32,11 +37,16 @@ export interface Workerd {
  * @param bindings texts that it is given; it may ask servers on this machine
  * @param log a file descriptor for what it has to complain of; otherwise that is shown
  * @param environment variables of the process itself
+ * @param withInspector whether it can be looked into, which is no way to measure its speed
  */
 export async function startWorkerd(
   entry: string,
   bindings: Record<string, string> = {},
-  { log, environment = {} }: { log?: number; environment?: Record<string, string> } = {},
+  {
+    log,
+    environment = {},
+    withInspector = false,
+  }: { log?: number; environment?: Record<string, string>; withInspector?: boolean } = {},
 ): Promise<Workerd> {
   const folder = await mkdtemp(join(tmpdir(), 'rekko-workerd-'))
   const outfile = join(folder, 'worker.js')
@@ -46,7 +56,8 @@ export async function startWorkerd(
     external: ['node:*', 'cloudflare:*'],
   })
   await writeFile(join(folder, 'config.capnp'), await toConfig(bindings), { mode: 0o600 })
-  const child = spawn(BINARY, ['serve', '--control-fd=3', join(folder, 'config.capnp')], {
+  const inspector = withInspector ? ['--inspector-addr=127.0.0.1:0'] : []
+  const child = spawn(BINARY, ['serve', '--control-fd=3', ...inspector, join(folder, 'config.capnp')], {
     // the Worker's own lines, one a request, are its output
     stdio: ['ignore', 'ignore', log ?? 'inherit', 'pipe'],
     env: { ...process.env, ...environment },
@@ -60,7 +71,8 @@ export async function startWorkerd(
     await rm(folder, { recursive: true })
   }
   try {
-    const port = await readPort(child)
+    const wanted = withInspector ? ['listen', 'listen-inspector'] : ['listen']
+    const [port, inspectorPort] = await readPorts(child, wanted)
     const { pid } = child
     if (pid === undefined) throw new Error('workerd did not start')
     return {
@@ -73,6 +85,10 @@ export async function startWorkerd(
         if (!response.ok) throw new Error(`${path} answered ${response.status}`)
       },
       readCpuMs: () => readCpuMs(pid),
+      async readHeapMb() {
+        if (inspectorPort === undefined) throw new RangeError('workerd was started without its inspector')
+        return readHeapMb(inspectorPort)
+      },
       close,
     }
   } catch (error) {
@@ -98,14 +114,37 @@ const config :Workerd.Config = (
 `
 }
 
-/** workerd says on its control channel which port it was given. */
-async function readPort(child: ChildProcess): Promise<number> {
+/** workerd says on its control channel which ports it was given: in the order of `wanted`, its names for them. */
+async function readPorts(child: ChildProcess, wanted: readonly string[]): Promise<number[]> {
+  const ports = new Map<string, number>()
   // 'pipe' makes a readable stream of it
   const control = child.stdio[3] as Readable
   for await (const line of createInterface({ input: control, signal: AbortSignal.timeout(DEADLINE_MS) })) {
     // one JSON object a line, as workerd's --control-fd has it
-    const event = JSON.parse(line) as { event: string; port?: number }
-    if (event.event === 'listen' && event.port) return event.port
+    const { event, port } = JSON.parse(line) as { event: string; port?: number }
+    if (port) ports.set(event, port)
+    const found = wanted.flatMap((name) => ports.get(name) ?? [])
+    if (found.length === wanted.length) return found
   }
   throw new Error('workerd ended before it listened')
+}
+
+/** By the protocol of V8's inspector, https://chromedevtools.github.io/devtools-protocol/v8/Runtime. */
+async function readHeapMb(port: number): Promise<number> {
+  // one Worker, so one target, as the inspector documents it
+  const [target] = (await (await fetch(`http://127.0.0.1:${port}/json`)).json()) as { webSocketDebuggerUrl: string }[]
+  const socket = new WebSocket(target?.webSocketDebuggerUrl ?? '')
+  try {
+    const signal = AbortSignal.timeout(DEADLINE_MS)
+    await once(socket, 'open', { signal })
+    const answered = once(socket, 'message', { signal })
+    socket.send(JSON.stringify({ id: 1, method: 'Runtime.getHeapUsage' }))
+    const [{ data }] = (await answered) as [{ data: string }]
+    const { result } = JSON.parse(data) as { result: Record<string, number> }
+    // `used` of two heaps, that of JavaScript and that of what workerd gives it; and what ArrayBuffers hold
+    const { usedSize = Number.NaN, embedderHeapUsedSize = 0, backingStorageSize = 0 } = result
+    return (usedSize + embedderHeapUsedSize + backingStorageSize) / 1e6
+  } finally {
+    socket.close()
+  }
 }

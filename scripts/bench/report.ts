@@ -5,6 +5,7 @@ import type { Distant } from './distant.ts'
 import { CONNECTIONS, type OnePerson } from './one-person.ts'
 import type { Results } from './results.ts'
 import { median, percentile, recallAt1 } from './statistics.ts'
+import type { HeapRange } from './worker-alone.ts'
 
 export function toReport(results: Results): string {
   const { machine, mode, load } = results
@@ -112,7 +113,8 @@ function toDistantTable({ turns, byPeer }: Distant): string {
 }
 
 function toWorkerTable({ workerAlone, workerFloor }: Results): string {
-  const { bundleKib, startCpuMs, memoryMb } = workerAlone
+  const { bundleKib, startCpuMs, memoryMb, heap } = workerAlone
+  const toHeap = ({ least, most }: HeapRange) => `${least.toFixed(0)} to ${most.toFixed(0)} MB`
   const { ours, parts, beside } = workerFloor
   return toTable(
     ['', ''],
@@ -123,6 +125,8 @@ function toWorkerTable({ workerAlone, workerFloor }: Results): string {
         'memory of workerd: empty Worker, ours fresh, ours after the run (most)',
         `${memoryMb.empty.toFixed(0)}, ${memoryMb.fresh.toFixed(0)}, ${memoryMb.used.toFixed(0)} (${memoryMb.most.toFixed(0)}) MB`,
       ],
+      ['heap of the isolate under load of one tenant', toHeap(heap.oneTenant)],
+      [`the same of ${heap.tenants} tenants`, toHeap(heap.manyTenants)],
       ['CPU of a verification in the Worker', `${toMs(ours)} ms`],
       ['a bare batch', `${toMs(parts.batch)} ms`],
       ['an HMAC', `${toMs(parts.hmac)} ms`],

@@ -19,9 +19,29 @@ export interface WorkerAlone {
   startCpuMs: number
   /** Of the process: after the first answer of ours, of an empty Worker, and of ours after all that was measured. */
   memoryMb: { fresh: number; empty: number; used: number; most: number }
+  heap: HeapOfIsolate
 }
 
-export async function measureWorkerAlone({ worker, bindings }: Stage, starts: number): Promise<WorkerAlone> {
+/** What the isolate of the Worker holds under load on 32 connections, in MB: after V8 has collected, and before. */
+export interface HeapOfIsolate {
+  oneTenant: HeapRange
+  /** More than it keeps the keys of. */
+  tenants: number
+  manyTenants: HeapRange
+}
+
+export interface HeapRange {
+  least: number
+  most: number
+}
+
+/** @param tenants to fill the isolate with: the first one's load, and then that of all */
+export async function measureWorkerAlone(
+  { worker, bindings }: Stage,
+  tenants: readonly BenchTenant[],
+  starts: number,
+  windowMs: number,
+): Promise<WorkerAlone> {
   const scripts = (await readdir(BUNDLE)).filter((file) => file.endsWith('.js'))
   const contents = await Promise.all(scripts.map((file) => readFile(join(BUNDLE, file))))
   const kib = (bytes: number) => bytes / 1024
@@ -39,8 +59,43 @@ export async function measureWorkerAlone({ worker, bindings }: Stage, starts: nu
     },
     startCpuMs: median(own.cpu.map((ms, index) => ms - (empty.cpu[index] ?? 0))),
     memoryMb: { fresh: median(own.memory), empty: median(empty.memory), used: now, most },
+    heap: await measureHeap(bindings, tenants, windowMs),
   }
 }
+
+async function measureHeap(
+  bindings: Record<string, string>,
+  tenants: readonly BenchTenant[],
+  windowMs: number,
+): Promise<HeapOfIsolate> {
+  // a second Worker: one that can be looked into is not one to measure the speed of
+  const worker = await startWorkerd(join(BUNDLE, 'index.js'), bindings, { withInspector: true })
+  try {
+    const measureLoad = async (loaded: readonly BenchTenant[]): Promise<HeapRange> => {
+      const shots = loaded.flatMap((tenant) =>
+        toClaims(tenant, 2).map((claim) => toVerifyShot(worker.url, tenant, claim)),
+      )
+      const peer = httpPeer('heap', worker.url, {}, inTurn(shots))
+      // what starting left behind is collected
+      await loadOnce(peer, HEAP_CONNECTIONS, windowMs)
+      const readings: number[] = []
+      const load = loadOnce(peer, HEAP_CONNECTIONS, windowMs)
+      const until = performance.now() + windowMs
+      while (performance.now() < until) readings.push(await worker.readHeapMb())
+      await load
+      return { least: Math.min(...readings), most: Math.max(...readings) }
+    }
+    return {
+      oneTenant: await measureLoad(tenants.slice(0, 1)),
+      tenants: tenants.length,
+      manyTenants: await measureLoad(tenants),
+    }
+  } finally {
+    await worker.close()
+  }
+}
+
+const HEAP_CONNECTIONS = 32
 
 async function measureStart(
   entry: string,

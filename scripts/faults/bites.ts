@@ -28,7 +28,7 @@ export const BITES: readonly Bite[] = [
   },
   {
     name: 'idempotency-insert-removed',
-    breaks: 'nothing is remembered of what was done, so a batch that comes twice is carried out twice',
+    breaks: 'nothing but decisions is remembered, so an act that comes twice is carried out twice',
     ...{ fault: 'duplicate', expects: ['I2', 'I3', 'I5', 'I7'] },
     edits: [{ file: ACTS, from: 'having ${isFirst(sql)}', to: 'having false and ${isFirst(sql)}' }],
   },

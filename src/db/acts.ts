@@ -11,15 +11,19 @@ export interface Act {
   /** Its common table expressions, without `with`. */
   parts: Statement
   /**
-   * The rows that the request is answered from. `face_id` names a face whose `external_id`, `key_version` and `sealed` are
-   * read again for a repetition; `external_id`, `metadata` and `sealed` are not remembered.
+   * The rows that the request is answered from. They are remembered, so no column may hold what only a face may, its
+   * external_id, metadata or sealed copy: its erasure leaves nothing of it. `face_id` names a face whose `external_id`,
+   * `key_version` and `sealed` are read again for a repetition.
    */
   answer: Statement
   /** SQL of the columns of `answer`: nothing was done, and another time, or by another credential, it may be. */
   unless?: Statement
 }
 
-/** An act that is a function of the database, whose plans are kept: it remembers its answer itself, under `name`. */
+/**
+ * An act that is a function of the database, whose plans are kept: it remembers its answer itself, under `name`, without the
+ * columns that are a face's.
+ */
 export interface Call {
   subject?: string
   call(name: NameInSql): Statement
@@ -32,8 +36,6 @@ export interface NameInSql {
   rememberedFor: Statement
 }
 
-/** Columns that only a face may hold, so that its erasure leaves nothing of it. */
-const OF_A_FACE = ['external_id', 'metadata', 'sealed']
 /** As long as a client may repeat; and as long as the Worker may, with something to spare for one that was held up. */
 const REMEMBERED = { clients: '24 hours', ours: '10 minutes' }
 /** Of PostgreSQL's types: timestamptz, which travels as text in JSON. */
@@ -75,7 +77,7 @@ export function remembering(sql: Sql, tenantId: string, name: RequestName, act: 
       insert into idempotent_requests (tenant_id, key, fingerprint, answer, expires_at)
       select
         ${tenantId}, ${key}, ${fingerprint},
-        coalesce(jsonb_agg(to_jsonb(answer) - ${OF_A_FACE}::text[]), '[]'),
+        coalesce(jsonb_agg(to_jsonb(answer)), '[]'),
         transaction_timestamp() + ${rememberedFor}
       from answer
       having ${isFirst(sql)}

@@ -148,13 +148,15 @@ function toCall({ name, parameters }: OwnFunction, given: Arguments): Query {
         return '{}'
       case 'bit':
         return '0'.repeat(512)
+      case 'bit[]':
+        return `{${'0'.repeat(512)}}`
       case 'timestamp with time zone':
         return null
       default:
         throw new Error(`${name} takes ${parameter.type}, so it cannot be attacked: teach toCall a value of that type`)
     }
   })
-  const places = parameters.map(({ type }, index) => `$${index + 1}::${type === 'bit' ? 'bit(512)' : type}`)
+  const places = parameters.map(({ type }, index) => `$${index + 1}::${type.replace(/^bit\b/, 'bit(512)')}`)
   return { query: `select * from ${name}(${places.join(', ')})`, params }
 }
 

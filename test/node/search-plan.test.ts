@@ -4,11 +4,12 @@
 // one has no auto_explain. Fake: the faces, which are random directions that nothing sealed opens, and the way to the
 // database, which is a plain connection here.
 import pg from 'pg'
-import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest'
 import { migrate } from '../../scripts/database/migrate.ts'
 import { findTemplateKeys, initTemplateKeys } from '../../scripts/database/template-keys.ts'
 import { identifyFace } from '../../src/db/identifications.ts'
 import type { TemplateKeys } from '../../src/db/template-keys.ts'
+import { probeCodes, toProtectedProbe } from '../../src/db/templates.ts'
 import type { TenantDatabase } from '../../src/db/tenant.ts'
 import { verifyFace } from '../../src/db/verifications.ts'
 import { DIMENSIONS, type Embedding, isFault, toEmbedding } from '../../src/face/embedding.ts'
@@ -26,6 +27,8 @@ const LARGE_FACES = 20_000
 const SMALL_FACES = 1_500
 const OTHER_TENANTS = 50
 const OTHER_FACES = 200
+/** So many that the usual tenant has a handful of faces. */
+const LONELY_TENANTS = 5_000
 
 const PROBE = { embedding: toProbe(), quality: null, isLive: null }
 
@@ -92,23 +95,22 @@ describe.skipIf(!isNative)('the shortlist of a search', () => {
 
   afterAll(() => database.drop())
 
-  async function readPlans(tenantId: string): Promise<string[]> {
+  /** The plans of the shortlist; a search makes one, and a sample before it in a large gallery. By itself: others ask for it, too. */
+  async function readShortlistPlans(tenantId: string, count: number): Promise<string[]> {
     const session = await openSession(database)
     try {
-      return await session.readPlans(tenantId, await readKeys(database, tenantId), async (door) => {
-        const search = await identifyFace(door, PROBE, 5)
-        expect(search.faces_searched).toBe(tenantId === LARGE ? LARGE_FACES : SMALL_FACES)
+      const keys = await readKeys(database, tenantId)
+      const [code] = probeCodes(await toProtectedProbe(keys, MODEL, PROBE.embedding))
+      const plans = await session.readPlans(tenantId, keys, async ({ run, sql }) => {
+        const asked = sql`select cardinality(shortlist_faces(${tenantId}, ${code}::bit(512), 200)) as faces`
+        expect(await run(asked)).toEqual([{ faces: 200 }])
       })
+      const ofCodes = plans.filter((plan) => plan.includes('<~>'))
+      expect(ofCodes).toHaveLength(count)
+      return ofCodes
     } finally {
       await session.close()
     }
-  }
-
-  /** The plans of the shortlist; a search makes one, and a sample before it in a large gallery. */
-  async function readShortlistPlans(tenantId: string, count: number): Promise<string[]> {
-    const plans = (await readPlans(tenantId)).filter((plan) => plan.includes('<~>'))
-    expect(plans).toHaveLength(count)
-    return plans
   }
 
   const isIndexOnly = /Index Only Scan using idx_faces_tenant_code on faces/
@@ -153,39 +155,55 @@ describe.skipIf(!isNative)('the shortlist of a search', () => {
 })
 
 describe('a plan that is kept', () => {
+  let database: FreshDatabase
+
+  beforeEach(async () => {
+    if (!isNative) return
+    database = await createDatabase()
+    await migrate(database.connection)
+  })
+
+  afterEach(() => database?.drop())
+
+  /** What compares embeddings, which reads one face after another by an index, and nobody else's. */
+  function expectIndex(plans: string[], index: string): void {
+    const comparing = plans.filter((plan) => plan.includes('<=>'))
+    expect(comparing).toHaveLength(1)
+    expect(comparing[0]).toContain(`Index Scan using ${index} on faces`)
+    expect(comparing[0]?.match(/ on faces( f)? /g)).toHaveLength(1)
+    expect(comparing[0]).not.toContain('Seq Scan')
+    // no more than the shortlist, of whom most are nobody's match
+    expect(comparing[0]).not.toMatch(/Rows Removed by .*: \d{4}/)
+  }
+
+  async function search(door: TenantDatabase, faces: number): Promise<void> {
+    expect(await identifyFace(door, PROBE, 5)).toMatchObject({ faces_searched: faces })
+  }
+
   /** Asks in a session that began when the tables were nearly empty, and again when nobody has analyzed what they hold. */
-  async function readKeptPlans(ask: (door: TenantDatabase, person: number) => Promise<void>): Promise<string[]> {
-    const database = await createDatabase()
+  async function readPlansOfGrowth(ask: (door: TenantDatabase, person: number) => Promise<void>): Promise<string[]> {
+    await insertTenant(database, SMALL, 0)
+    // before there are faces, which are of an unknown key else
+    const keys = await readKeys(database, SMALL)
+    await insertFaces(database, SMALL, 1, 1)
+    await database.connection.execute('vacuum analyze')
+    const session = await openSession(database)
     try {
-      await migrate(database.connection)
-      await insertTenant(database, SMALL, 0)
-      // before there are faces, which are of an unknown key else
-      const keys = await readKeys(database, SMALL)
-      await insertFaces(database, SMALL, 1, 1)
-      await database.connection.execute('vacuum analyze')
-      const session = await openSession(database)
-      try {
-        await session.readPlans(SMALL, keys, (door) => ask(door, 1))
-        await insertFaces(database, SMALL, 2, SMALL_FACES)
-        return await session.readPlans(SMALL, keys, (door) => ask(door, SMALL_FACES))
-      } finally {
-        await session.close()
-      }
+      await session.readPlans(SMALL, keys, (door) => ask(door, 1))
+      await insertFaces(database, SMALL, 2, SMALL_FACES)
+      return await session.readPlans(SMALL, keys, (door) => ask(door, SMALL_FACES))
     } finally {
-      await database.drop()
+      await session.close()
     }
   }
 
   it.skipIf(!isNative)(
     'finds the person of a verification by index',
     async () => {
-      const plans = await readKeptPlans(async (door, person) => {
+      const plans = await readPlansOfGrowth(async (door, person) => {
         expect(await verifyFace(door, `person ${person}`, PROBE)).toMatchObject({ verified: false })
       })
-      const comparing = plans.filter((plan) => plan.includes('<=>'))
-      expect(comparing).toHaveLength(1)
-      expect(comparing[0]).toMatch(/Index Scan using faces_tenant_external_key on faces/)
-      expect(comparing[0]).not.toContain('Seq Scan on faces')
+      expectIndex(plans, 'faces_tenant_external_key')
     },
     60_000,
   )
@@ -193,15 +211,38 @@ describe('a plan that is kept', () => {
   it.skipIf(!isNative)(
     'finds the shortlist of a search by index',
     async () => {
-      const plans = await readKeptPlans(async (door, faces) => {
-        expect(await identifyFace(door, PROBE, 5)).toMatchObject({ faces_searched: faces })
-      })
-      const comparing = plans.filter((plan) => plan.includes('<=>'))
-      expect(comparing).toHaveLength(1)
-      expect(comparing[0]).toMatch(/Index Scan (using|on) faces_pkey/)
-      expect(comparing[0]).not.toContain('Seq Scan on faces')
+      expectIndex(await readPlansOfGrowth(search), 'faces_pkey')
     },
     60_000,
+  )
+
+  it.skipIf(!isNative)(
+    'does so for a large tenant among very many of one face each',
+    async () => {
+      await insertTenant(database, LARGE, LARGE_FACES)
+      await insertTenant(database, SMALL, 0)
+      await database.connection.query(
+        `with lonely as (insert into tenants (name) select 'lonely' from generate_series(1, $2::int) returning id)
+      insert into faces (tenant_id, external_id, embedding, key_version, sealed, model)
+      select l.id, 'person 1', f.embedding, 1, f.sealed, f.model
+      from lonely l, faces f
+      where f.tenant_id = $1 and f.external_id = 'person 1'`,
+        [LARGE, LONELY_TENANTS],
+      )
+      const keys = { large: await readKeys(database, LARGE), small: await readKeys(database, SMALL) }
+      await insertFaces(database, SMALL, 1, 1)
+      await database.connection.execute('vacuum analyze')
+      for (const isFirst of [true, false]) {
+        const session = await openSession(database)
+        try {
+          if (!isFirst) await session.readPlans(SMALL, keys.small, (door) => search(door, 1))
+          expectIndex(await session.readPlans(LARGE, keys.large, (door) => search(door, LARGE_FACES)), 'faces_pkey')
+        } finally {
+          await session.close()
+        }
+      }
+    },
+    120_000,
   )
 })
 
