@@ -399,7 +399,8 @@ describe('re-keying', () => {
       [tenant.id],
     )
     const people = ids.map(({ person }) => person)
-    await lock(people.slice(10, 11))
+    // not the first that is asked for, whether by id or by external_id, or nobody would hold what the other wants
+    await lock(work === 'rekey' ? people.slice(10, 11) : [9])
     const session = await database.connect()
     const importing = async () => {
       const rows = people.map((person, place) => ({
