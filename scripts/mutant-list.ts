@@ -644,8 +644,8 @@ language sql stable security definer`,
     edits: [
       {
         file: 'src/db/templates.ts',
-        from: 'round((embedding <=> case key_version${cases} end) * 1e5::float8) / 1e5::float8',
-        to: '(embedding <=> case key_version${cases} end)',
+        from: 'round((embedding <=> ${rotated}) * 1e5::float8) / 1e5::float8',
+        to: '(embedding <=> ${rotated})',
       },
     ],
     tests: [PICTURES],

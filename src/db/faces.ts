@@ -156,7 +156,7 @@ function findTwin(db: TenantDatabase, { externalId }: NewFace, probe: ProtectedP
         select id, external_id, ${distanceTo(db, probe)} as distance
         from faces
         where tenant_id = ${tenant.id} and model = ${probe.model} and external_id <> ${externalId}
-          and id = any ((select ${shortlist(db, probe)})::uuid[])
+          and id = any (${shortlist(db, probe)})
       ) as others
       where distance <= ${toDistance(tenant.settings.identificationThreshold)}::float8 and ${db.isFirst}
       order by distance, id limit 1`

@@ -71,12 +71,9 @@ export async function toProtectedProbe(keys: TemplateKeys, model: string, probe:
  * still 8 of those pairs. As float8, as `roundDistance` does it: by way of numeric it takes as long as the distance itself.
  * verify_face() and search_faces() of migrations/ have it too, and the confidence.
  */
-export function distanceTo({ sql }: TenantDatabase, { rotations }: ProtectedProbe): Statement {
-  const cases = rotations.reduce(
-    (before, { keyring, vector }) => sql`${before} when ${keyring.version}::integer then ${vector}::vector`,
-    sql``,
-  )
-  return sql`round((embedding <=> case key_version${cases} end) * 1e5::float8) / 1e5::float8`
+export function distanceTo({ sql }: TenantDatabase, probe: ProtectedProbe): Statement {
+  const rotated = sql`(${probeVectors(probe)}::vector[])[array_position(${keyVersions(probe)}::integer[], key_version)]`
+  return sql`round((embedding <=> ${rotated}) * 1e5::float8) / 1e5::float8`
 }
 
 /** SQL: the confidence of a column `distance`, cut as `toConfidence` cuts it; twelve decimals are without what float8 leaves. */
@@ -94,10 +91,12 @@ export const SHORTLIST_SIZE = 200
  * SQL: the ids to compare exactly. Faces under one key are to a probe under another like strangers, so each rotation of
  * the probe finds its own among all.
  */
-export function shortlist({ sql, tenant }: TenantDatabase, { rotations }: ProtectedProbe): Statement {
-  return rotations
-    .map(({ code }) => sql`shortlist_faces(${tenant.id}, ${code}::bit(512), ${SHORTLIST_SIZE})`)
-    .reduce((before, each) => sql`${before} || ${each}`)
+export function shortlist({ sql, tenant }: TenantDatabase, probe: ProtectedProbe): Statement {
+  return sql`array(
+    select listed.face
+    from unnest(${probeCodes(probe)}::bit(512)[]) as probe (code),
+      unnest(shortlist_faces(${tenant.id}, probe.code, ${SHORTLIST_SIZE})) as listed (face)
+  )`
 }
 
 /** The keys that a probe was rotated with; in the order of `probeVectors` and `probeCodes`. */

@@ -72,6 +72,11 @@ export function axis(index: number): number[] {
   return Array.from({ length: 512 }, (_, position) => (position === index ? 1 : 0))
 }
 
+/** A unit vector whose cosine with `axis(0)` is exactly 0.5: four halves. */
+export function halves(): number[] {
+  return Array.from({ length: 512 }, (_, position) => (position < 4 ? 0.5 : 0))
+}
+
 /** A unit vector whose cosine with `axis(from)` is `cosine`; the rest points along `axis(towards)`. */
 export function atCosine(cosine: number, from: number, towards: number): number[] {
   return axis(from).map((component, position) =>
