@@ -663,6 +663,24 @@ language sql stable security definer`,
     tests: ['test/worker/decisions.test.ts', INTEGRITY],
   },
   {
+    name: 'shortlist-of-200-always',
+    breaks: 'in a gallery of a million a person next to the threshold is not found',
+    edits: [
+      {
+        file: 'migrations/000013_shortlist_of_a_large_gallery.up.sql',
+        from: 'greatest(size, gallery / 500)',
+        to: 'size',
+      },
+    ],
+    tests: ['test/worker/decisions.test.ts'],
+  },
+  {
+    name: 'search-by-one-key',
+    breaks: 'a large gallery that is being re-keyed is searched by the sign codes of one of its keys',
+    edits: [{ file: SEARCH, from: 'from unnest(codes) as', to: 'from unnest(codes[1:1]) as' }],
+    tests: [KEYS],
+  },
+  {
     name: 'stale-keys-compare',
     breaks: 'an isolate that remembers old keys misses who is stored under the new one',
     edits: [{ file: TEMPLATES, from: '  if is_known is not true then', to: '  if false then' }],

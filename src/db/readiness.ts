@@ -3,7 +3,7 @@ import type { Env } from '../env.ts'
 import { connect, DatabaseError, type DatabaseTrace } from './neon.ts'
 
 /** The oldest schema that this code works with: the newest migration it was written for. */
-export const SCHEMA_VERSION = 12
+export const SCHEMA_VERSION = 13
 
 export type Readiness = {
   /** The login is rekko_app, owns nothing, is a member of nothing and cannot bypass the policies. */

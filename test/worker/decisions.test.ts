@@ -3,6 +3,7 @@
 // be worked out by hand, and the recognizer, for which a picture is a text that says what it shows.
 import { describe, expect, it } from 'vitest'
 import { SCOPES } from '../../src/auth/api-key.ts'
+import { SHORTLIST_SIZE } from '../../src/db/templates.ts'
 import { rotationOf } from '../../src/face/protection/keyring.ts'
 import type { Rotation } from '../../src/face/protection/rotation.ts'
 import { ARCFACE_512, toDistance } from '../../src/face/similarity.ts'
@@ -377,6 +378,25 @@ describe('POST /v1/faces/search', () => {
       const response = await tenant.request('POST', '/v1/faces/search', { embedding, max_results: 20 })
       expect((await response.json<Search>()).matches.map((match) => match.external_id)).toEqual(expected)
     }
+  })
+
+  it.each([
+    { counted: 100_499, listed: 200 },
+    { counted: 100_500, listed: 201 },
+    { counted: 250_000, listed: 500 },
+  ])('compares $listed faces exactly in a gallery of $counted', async ({ counted, listed }) => {
+    const tenant = await createTenant()
+    const people = Array.from({ length: 600 }, (_, index) => ({
+      externalId: `person ${index}`,
+      embedding: randomEmbedding(),
+    }))
+    await enrollMany(tenant, people)
+    // the size of a gallery is what was counted: so many are not enrolled here
+    await asAdmin`insert into face_counts (tenant_id, change) values (${tenant.id}, ${counted - people.length})`
+    const [row] = await asAdmin`
+      select cardinality(shortlist_faces(tenant_id, code, ${SHORTLIST_SIZE})) as listed
+      from faces where tenant_id = ${tenant.id} limit 1`
+    expect(row).toEqual({ listed })
   })
 
   it.each([261, 1_100])(

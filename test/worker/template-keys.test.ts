@@ -18,6 +18,7 @@ import {
   countRows,
   createTenant,
   enroll,
+  enrollMany,
   randomEmbedding,
   type TestTenant,
 } from './tenant.ts'
@@ -152,6 +153,26 @@ describe('a tenant that is re-keyed', () => {
     expect((await asAdmin`select destroy_template_key(${tenant.id}, 1) as gone`)[0]).toEqual({ gone: true })
     await expectAll()
     expect(await readVersions(tenant)).toEqual({ ada: 2, bob: 2, eve: 2, joe: 2 })
+  })
+
+  it('is searched by the sign codes of each key, where a shortlist does not take everybody', async () => {
+    const tenant = await createTenant()
+    const groups: [version: number, people: { externalId: string; embedding: number[] }[]][] = []
+    for (const version of [1, 2]) {
+      if (version === 2) await addKey(tenant, version)
+      const people = Array.from({ length: 400 }, (_, index) => ({
+        externalId: `person ${index} of ${version}`,
+        embedding: randomEmbedding(),
+      }))
+      await enrollMany(tenant, people)
+      groups.push([version, people])
+    }
+    for (const [version, people] of groups) {
+      // of those whose code is compared under a wrong key only, a quarter is found by chance: not ten
+      for (const { externalId, embedding } of people.slice(0, 10)) {
+        expect(await search(tenant, embedding), `under key ${version}`).toEqual([externalId])
+      }
+    }
   })
 
   it('answers a repeated request as before, at every step', async () => {
