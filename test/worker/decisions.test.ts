@@ -16,10 +16,10 @@ import {
   createKey,
   createTenant,
   enroll,
+  enrollCrowd,
   enrollMany,
   halves,
   openKeyring,
-  randomEmbedding,
   readUsage,
 } from './tenant.ts'
 
@@ -356,21 +356,17 @@ describe('POST /v1/faces/search', () => {
   it('finds the same people as brute force, and only those', async () => {
     const tenant = await createTenant()
     // more than the shortlist takes whole, so that the sign codes make it
-    const gallery = Array.from({ length: 1_200 }, randomEmbedding)
-    await enrollMany(
-      tenant,
-      gallery.map((embedding, index) => ({ externalId: `person ${index}`, embedding })),
-    )
+    const gallery = await enrollCrowd(tenant, 1_200)
     for (let probe = 0; probe < 20; probe++) {
       // a third of the way from one person to another: near enough to the first to be named
-      const from = gallery[probe] ?? []
-      const towards = gallery[probe + 100] ?? []
+      const from = gallery[probe]?.embedding ?? []
+      const towards = gallery[probe + 100]?.embedding ?? []
       const mixed = from.map((component, index) => component + 0.7 * (towards[index] ?? 0))
       const norm = Math.hypot(...mixed)
       const embedding = mixed.map((component) => component / norm)
 
       const expected = gallery
-        .map((face, index) => ({ name: `person ${index}`, cosine: dot(face, embedding) }))
+        .map((person) => ({ name: person.externalId, cosine: dot(person.embedding, embedding) }))
         .filter(({ cosine }) => cosine >= IDENTIFICATION_COSINE)
         .sort((a, b) => b.cosine - a.cosine)
         .map(({ name }) => name)
@@ -386,11 +382,7 @@ describe('POST /v1/faces/search', () => {
     { counted: 250_000, listed: 500 },
   ])('compares $listed faces exactly in a gallery of $counted', async ({ counted, listed }) => {
     const tenant = await createTenant()
-    const people = Array.from({ length: 600 }, (_, index) => ({
-      externalId: `person ${index}`,
-      embedding: randomEmbedding(),
-    }))
-    await enrollMany(tenant, people)
+    const people = await enrollCrowd(tenant, 600)
     // the size of a gallery is what was counted: so many are not enrolled here
     await asAdmin`insert into face_counts (tenant_id, change) values (${tenant.id}, ${counted - people.length})`
     const [row] = await asAdmin`

@@ -127,6 +127,16 @@ export async function openKeyring(tenant: TestTenant): Promise<Keyring> {
   return buildKeyring(owner, secret, [ARCFACE_512.id])
 }
 
+/** Enrolls strangers to one another, as `enrollMany` does, and answers who they are. */
+export async function enrollCrowd(tenant: TestTenant, count: number, name = 'person') {
+  const people = Array.from({ length: count }, (_, index) => ({
+    externalId: `${name} ${index}`,
+    embedding: randomEmbedding(),
+  }))
+  await enrollMany(tenant, people)
+  return people
+}
+
 const FACES_PER_STATEMENT = 300
 
 /** Enrolls many, protected as the Worker does it, without a request and a metered event for each. */
